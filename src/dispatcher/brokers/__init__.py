@@ -1,0 +1,96 @@
+"""Where messages live: `base` is the interface, `sqlite` and `memory` implement it, `open_broker` picks one by URL.
+
+Nothing here connects: a broker is only opened, and says what is wrong with its URL without repeating a password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from ..errors import ConfigError
+from .base import Broker
+from .memory import MemoryBroker
+
+__all__ = ["open_broker", "redact_url"]
+
+WORKS = "sqlite:///relative/file.db, sqlite:////absolute/file.db or memory://"
+
+_USER_INFO = re.compile(r"^([^:/?]*://)?.*@", re.DOTALL)
+_PARAMETER_VALUE = re.compile(r"=[^&]*")
+_DRIVE_AFTER_SLASH = re.compile(r"/[A-Za-z]:[/\\]")
+
+
+def open_broker(url: str) -> Broker:
+    """The broker that `url` names; nothing is opened or connected yet.
+
+    `sqlite:///file.db` is relative to the working directory, `sqlite:////var/lib/app/file.db` absolute, as in
+    SQLAlchemy; on Windows `sqlite:///C:/app/file.db`; a leading `~` is the user's home. `memory://` is a new, private
+    broker each time. Raises `ConfigError` for anything else; its message holds no user name and no password.
+    """
+    if not isinstance(url, str):
+        raise ConfigError(f"broker URL: expected a string such as {WORKS}, got {type(url).__name__}")
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ConfigError(f"broker URL: expected {WORKS}, got {redact_url(url)!r}, which has no '://'")
+    match scheme.lower():
+        case "sqlite":
+            raise ConfigError(f"sqlite is not here yet: {_sqlite_path(url)}")
+        case "memory":
+            _check_memory(url)
+            return MemoryBroker()
+        case "amqp" | "amqps":
+            raise ConfigError(
+                f"broker URL {redact_url(url)!r}: this version has no RabbitMQ broker yet, it arrives with the next;"
+                f" what works now: {WORKS}"
+            )
+        case _:
+            raise ConfigError(
+                f"broker URL {redact_url(url)!r}: expected the scheme sqlite, memory, amqp or amqps; write {WORKS}"
+            )
+
+
+def redact_url(url: str) -> str:
+    """`url` without user names, passwords and parameter values; takes what is no valid URL, too."""
+    # Up to the last "@": a password with an unescaped "/", "@" or "?" in it must not escape either.
+    place, mark, query = _USER_INFO.sub(r"\1***@", url).partition("?")
+    return place + mark + _PARAMETER_VALUE.sub("=***", query)
+
+
+def _place(url: str) -> str:
+    """What stands between `://` and `?`. No parameter is known, so any is refused."""
+    place, _, query = url.partition("://")[2].partition("?")
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        raise ConfigError(f"broker URL {redact_url(url)!r}: expected no parameters, got {name!r}; leave it out")
+    return place
+
+
+def _check_memory(url: str) -> None:
+    if _place(url) not in ("", "/"):
+        raise ConfigError(
+            f"broker URL {redact_url(url)!r}: expected memory:// and nothing after it;"
+            " each is a private broker, without a name"
+        )
+
+
+def _sqlite_path(url: str) -> Path:
+    place = _place(url)
+    if place in ("", "/", "/:memory:"):
+        raise ConfigError(f"broker URL {url!r}: expected a file, got none; write {WORKS}")
+    if not place.startswith("/"):
+        raise ConfigError(
+            f"broker URL {redact_url(url)!r}: expected three slashes before a relative path,"
+            f" four before an absolute one, got two; write {WORKS}"
+        )
+    name = place[1:]
+    if name.endswith("/") or "\0" in name:
+        raise ConfigError(f"broker URL {redact_url(url)!r}: expected the path of a file, got {name!r}")
+    if os.name == "nt" and _DRIVE_AFTER_SLASH.match(name):
+        name = name[1:]  # sqlite:////C:/app/file.db, written with the four slashes of an absolute path
+    try:
+        # Made absolute now, so that a later change of the working directory does not open another file.
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:  # pathlib's way to say that it knows no home directory
+        raise ConfigError(f"broker URL {redact_url(url)!r}: {error}; write the path out") from error

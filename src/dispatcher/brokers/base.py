@@ -1,0 +1,267 @@
+"""The interface of a place where messages live: RabbitMQ, an SQLite file, or this process's memory.
+
+Protocols and data only; no broker is imported here, and nothing here knows what a task is. The rules every
+implementation keeps (the conformance suite holds them to it):
+
+* `Session.publish` resolves only once the message is safe: on a majority of a quorum queue, or after the COMMIT.
+* A delivery belongs to the session that brought it. Settling it after that session ended raises `DeliveryLost`
+  and reaches no broker.
+* `ack` and `reject` take effect in order, without waiting. `Session.close` flushes them.
+* A session is disposable: when it is lost, `closed` gets its exception, every consumer's iteration ends, every
+  pending publish fails with `ConnectionLost`. Nobody repairs a session; a new one is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+
+from ..model.topology import Topology
+
+__all__ = [
+    "Blocked",
+    "Broker",
+    "BrokerEvent",
+    "BrowsedMessage",
+    "Connected",
+    "Consumer",
+    "Delivery",
+    "Disconnected",
+    "Headers",
+    "Inspector",
+    "Message",
+    "OnEvent",
+    "QueueDepth",
+    "Session",
+    "SessionsReleased",
+    "TopologyDiffers",
+    "Unblocked",
+]
+
+Headers: TypeAlias = Mapping[str, Any]
+"""An AMQP field table: strings, booleans, integers, floats, bytes, None, lists and tables of those."""
+
+DEFAULT_PRIORITY = 4
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What a broker stores.
+
+    `uuid` travels as `message_id`. `priority` None means 4. `ready_at_ms` is the Unix time in milliseconds before
+    which the message must not be delivered; None means at once.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    uuid: str = ""
+    headers: Headers | None = None
+    priority: int | None = None
+    ready_at_ms: int | None = None
+    content_type: str = "application/json"
+
+
+class Delivery(Protocol):
+    """One handing-over of a message to one consumer.
+
+    `redelivered`: the broker says that it may have been delivered before (False is sure, True is a hint).
+    `delivery_count`: how many holders were lost with it before this delivery; 0 where the broker does not count.
+    `headers` is never None.
+    """
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def priority(self) -> int | None: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def delivery_count(self) -> int: ...
+
+    def ack(self) -> None:
+        """It is done with: the broker forgets it. Raises `DeliveryLost` after its session ended or when settled before."""
+        ...
+
+    def reject(self) -> None:
+        """Hand it back: the broker delivers it again, to anyone. Never drops. Raises `DeliveryLost` like `ack`."""
+        ...
+
+
+class Consumer(Protocol):
+    """The deliveries of one queue, at most `prefetch` of them unsettled at any time.
+
+    Iteration ends after `stop()` or when the session is lost, and raises `ConsumerCancelled` when the broker ended
+    this consumer alone. Deliveries stay settleable after it ended, as long as the session lives.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+    async def __anext__(self) -> Delivery: ...
+
+    async def stop(self) -> None:
+        """Take nothing more; hand back what was not iterated over yet. Twice is fine."""
+        ...
+
+
+class Session(Protocol):
+    """One live link to a broker.
+
+    `closed` resolves with None after `close()`, or with the exception that ended the session: `ConnectionLost`
+    where a new session may succeed, anything else (`StorageError`) where it will not.
+    """
+
+    @property
+    def closed(self) -> asyncio.Future[None]: ...
+    @property
+    def inspector(self) -> Inspector: ...
+
+    async def declare(self, topology: Topology) -> None:
+        """Make `topology` true according to its `declare` mode; `TopologyMismatch` where it may not or cannot."""
+        ...
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """Hand over `message`; the future resolves once it is accepted in every queue it routes to.
+
+        Its exceptions: `Unroutable`, `PublishRefused`, `BrokerBlocked` (in no queue, may be tried again),
+        `TopologyMissing`, `StorageError`, `ConnectionLost` (may have been accepted). The caller keeps the deadline.
+        """
+        ...
+
+    async def consume(self, queue: str, *, prefetch: int) -> Consumer:
+        """Start consuming `queue` with at most `prefetch` unsettled deliveries. `TopologyMismatch` if it does not exist."""
+        ...
+
+    async def close(self) -> None:
+        """Flush settlements, hand back what is unsettled, end the session. Twice is fine; bounded to some seconds."""
+        ...
+
+
+class Broker(Protocol):
+    """Where to connect to, and how. Holds no connection itself (a `memory://` broker holds its messages)."""
+
+    async def connect(self, *, name: str, on_event: OnEvent) -> Session:
+        """Open a session. `name` shows in the broker's own tools.
+
+        One attempt: `ConnectionLost` where trying again may help; `ConfigError`, `AuthenticationError` or
+        `StorageError` where it will not.
+        """
+        ...
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    """How full a queue is. A figure is None where the broker cannot tell."""
+
+    name: str
+    ready: int
+    unacked: int | None
+    delayed: int | None
+    consumers: int | None
+    dead: int | None
+
+
+class BrowsedMessage(msgspec.Struct, frozen=True):
+    """A message seen without taking it. `key` names it to `Inspector.remove`."""
+
+    key: int
+    message: Message
+    delivery_count: int
+    published_at_ms: int | None
+
+
+class Inspector(Protocol):
+    """Looking around in a broker, for tools; no task ever needs it."""
+
+    async def queues(self) -> list[QueueDepth]:
+        """The depth of every queue the broker can list, dead-letter queues left out (they are the `dead` figure)."""
+        ...
+
+    async def depth(self, queue: str) -> QueueDepth:
+        """The depth of one queue; `TopologyMismatch` if it does not exist."""
+        ...
+
+    def browse(self, queue: str) -> AsyncIterator[BrowsedMessage]:
+        """Every waiting message of `queue`, oldest first, with bounded memory. Takes nothing."""
+        ...
+
+    async def remove(self, queue: str, key: int) -> bool:
+        """Delete one browsed message; False if it was gone already."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Delete every waiting message of `queue` and say how many there were."""
+        ...
+
+
+class BrokerEvent(msgspec.Struct, frozen=True):
+    """The base of what a session reports of itself. `name` is stable: logs and observers rely on it."""
+
+    name: ClassVar[str]
+    level: ClassVar[int]
+
+
+class Connected(BrokerEvent, frozen=True):
+    """A session is up. `peer` is the broker's address without credentials."""
+
+    name = "broker.connected"
+    level = 20
+    peer: str
+
+
+class Disconnected(BrokerEvent, frozen=True):
+    """A session was lost."""
+
+    name = "broker.disconnected"
+    level = 30
+    peer: str
+    error: str
+
+
+class Blocked(BrokerEvent, frozen=True):
+    """The broker takes no publishes for now."""
+
+    name = "broker.blocked"
+    level = 30
+    reason: str
+
+
+class Unblocked(BrokerEvent, frozen=True):
+    """The broker takes publishes again."""
+
+    name = "broker.unblocked"
+    level = 20
+
+
+class TopologyDiffers(BrokerEvent, frozen=True):
+    """Something exists otherwise than asked for, and is used as it is."""
+
+    name = "topology.differs"
+    level = 30
+    what: str
+    expected: str
+    found: str
+
+
+class SessionsReleased(BrokerEvent, frozen=True):
+    """Holders were found dead; their `messages` were handed back, `dead_letters` of them parked for `delivery_limit`."""
+
+    name = "broker.holders_released"
+    level = 30
+    holders: int
+    messages: int
+    dead_letters: int
+
+
+OnEvent: TypeAlias = Callable[[BrokerEvent], None]
+"""Called on the session's event loop; must not block and must not raise."""

@@ -1,0 +1,161 @@
+"""The body of a message: a task as JSON, exactly as the Go package writes it, and back.
+
+    {"uuid": "...", "name": "...", "args": [{"type": "int", "value": 3}, ...]}
+
+`decode_body` takes any bytes whatever and raises `DecodeError` only: such a body is *undecodable*. Size and nesting
+are checked before anything is parsed. It does not know functions: a known type name, and values that fit it, are
+`Signature.check`'s business, whose refusal is *bad arguments*. `encode_body` writes nothing that `decode_body`, given
+the same limit, would refuse.
+
+Of what a foreign sender may add: unknown keys are ignored, as Go does, so that a later version of the format does not
+strand its tasks on an older worker; a key twice is refused, since two readers would see two different tasks.
+`"args": null`, and none at all, mean no arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from ..errors import ArgumentError, DecodeError
+from .task import NAME_PATTERN, TaskArgument
+from .wire import ENCODERS, MAX_VALUE_DEPTH
+
+__all__ = ["MAX_BODY_BYTES", "MAX_DEPTH", "DecodedTask", "decode_body", "encode_body"]
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""The largest body, in bytes, unless configured otherwise."""
+
+MAX_DEPTH: Final = MAX_VALUE_DEPTH + 3
+"""How deep objects and lists may nest in a body: 64, the body's own three levels included."""
+
+_MAX_UUID_BYTES = 255  # it travels as `message_id` too: an AMQP short string
+
+
+class DecodedTask(msgspec.Struct, frozen=True):
+    """What a body says. The values of `args` are parsed JSON, not checked against their types yet."""
+
+    uuid: str
+    name: str
+    args: tuple[TaskArgument, ...] = ()
+
+
+class _Body(msgspec.Struct, frozen=True):
+    """The wire's own shape; the order of the fields is the order of the keys. Go writes no arguments as null."""
+
+    uuid: str
+    name: str
+    args: tuple[TaskArgument, ...] | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_encode = msgspec.json.Encoder().encode
+_is_name = NAME_PATTERN.fullmatch
+
+
+def encode_body(uuid: str, name: str, args: Sequence[TaskArgument], *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The body of the task `uuid`, whose name and uuid `Task` has checked already.
+
+    Raises `ArgumentError` for a value its wire type does not hold, an unknown wire type, and more than `max_bytes`.
+    """
+    wire: list[TaskArgument] = []
+    try:  # one for all: this is the publisher's hot path, and the length of `wire` says where it stopped
+        for arg in args:
+            value = ENCODERS[arg.type](arg.value)
+            wire.append(arg if value is arg.value else TaskArgument(arg.type, value))
+    except (ArgumentError, AttributeError, KeyError, TypeError) as error:
+        raise _refusal(name, len(wire), args[len(wire)], error) from None
+    body = _encode(_Body(uuid, name, tuple(wire)))
+    if len(body) > max_bytes:
+        raise ArgumentError(
+            f"task {name!r}: expected a body of at most {max_bytes} bytes, got {len(body)};"
+            " send a reference to the data instead of the data"
+        )
+    return body
+
+
+def _refusal(name: str, index: int, arg: object, error: Exception) -> ArgumentError:
+    if isinstance(error, ArgumentError):
+        why = str(error)
+    elif not isinstance(arg, TaskArgument):
+        why = f"expected TaskArgument(type, value), got a {type(arg).__qualname__}"
+    else:
+        why = f"expected one of the wire types {', '.join(ENCODERS)}, got {arg.type!r:.60}"
+    return ArgumentError(f"task {name!r}, argument {index + 1}: {why}")
+
+
+def decode_body(body: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> DecodedTask:
+    """The task a body holds; `DecodeError`, and nothing else, for every other sequence of bytes."""
+    if len(body) > max_bytes:
+        raise DecodeError(f"body: expected at most {max_bytes} bytes, got {len(body)}")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(body)
+    try:
+        task = _decode(body)
+    except ValueError as error:  # malformed, not UTF-8, a lone surrogate, a number no float holds, another shape
+        raise DecodeError(f"body: expected a task as JSON: {error}") from None
+    if _encode(task) != body:
+        # A key that comes twice is lost in parsing, so a task that has one is never written as it came.
+        _check_strictly(body)
+    uuid, name = task.uuid, task.name
+    if not uuid or (len(uuid) > _MAX_UUID_BYTES // 4 and len(uuid.encode()) > _MAX_UUID_BYTES):
+        raise DecodeError(f"body: expected a uuid of 1 to {_MAX_UUID_BYTES} bytes, got {len(uuid.encode())}")
+    if _is_name(name) is None:
+        raise DecodeError(f"body: expected a name of 1 to 200 of the characters A-Z a-z 0-9 _ . : -, got {name!r:.210}")
+    return DecodedTask(uuid, name, task.args or ())
+
+
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse what nests deeper than `MAX_DEPTH`, without recursion and without a loop over the bytes.
+
+    Escapes go first, then strings, then all but the brackets, which are peeled from the inside: one level a round.
+    On what is not JSON the answer may be wrong, but only beyond the first fault, where the parser stops.
+    """
+    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside.translate(_BRACKETS, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise DecodeError(f"body: expected at most {MAX_DEPTH} levels of nesting, got more, or unmatched brackets")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise DecodeError(f"body: expected each key once in an object, got {key!r:.60} twice")
+        seen.add(key)
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise DecodeError(f"body: expected a finite number, got {text}")
+
+
+def _check_float(text: str) -> None:
+    if not math.isfinite(float(text)):
+        raise DecodeError(f"body: expected a finite number, got {text:.30}")
+
+
+# Builds no numbers: only the keys matter, and what msgspec skipped over, unread, under keys it does not know.
+_strict = json.JSONDecoder(
+    object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_check_float, parse_int=len
+).decode
+
+
+def _check_strictly(body: bytes) -> None:
+    try:
+        _strict(body.decode())
+    except ValueError as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError(f"body: expected a task as JSON: {error}") from None

@@ -1,0 +1,60 @@
+"""The names of the headers that Dispatcher adds to a message. All start with `x-dispatcher-`; the body is never touched.
+
+This is the one list of them: what is written by `settle` and the publisher, and read by the worker and the tools.
+Times are Unix milliseconds.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ATTEMPT",
+    "BROKER_DEATH_HEADERS",
+    "DEAD_AT",
+    "ERROR",
+    "ERROR_TYPE",
+    "ETA",
+    "EXCHANGE",
+    "EXPIRES_AT",
+    "FIRST_PUBLISHED_AT",
+    "PREFIX",
+    "QUEUE",
+    "REASON",
+    "REASON_TEXT",
+    "REDELIVERIES",
+    "ROUTING_KEY",
+    "SNOOZES",
+    "TRACEBACK",
+    "UNKNOWN_SINCE",
+]
+
+PREFIX = "x-dispatcher-"
+
+ATTEMPT = PREFIX + "attempt"  # int, 1-based; absent means 1
+SNOOZES = PREFIX + "snoozes"  # int, how often the task asked to be put off
+FIRST_PUBLISHED_AT = PREFIX + "first-published-at"
+EXPIRES_AT = PREFIX + "expires-at"
+ETA = PREFIX + "eta"
+UNKNOWN_SINCE = PREFIX + "unknown-since"  # when a worker first met the task without knowing its name
+REDELIVERIES = PREFIX + "redeliveries"  # int, holders that died with it
+ERROR_TYPE = PREFIX + "error-type"
+ERROR = PREFIX + "error"
+TRACEBACK = PREFIX + "traceback"
+REASON = PREFIX + "reason"  # one of the closed list in model.outcome
+REASON_TEXT = PREFIX + "reason-text"
+DEAD_AT = PREFIX + "dead-at"
+EXCHANGE = PREFIX + "exchange"  # where it was first published to
+ROUTING_KEY = PREFIX + "routing-key"
+QUEUE = PREFIX + "queue"  # the queue it died in
+
+BROKER_DEATH_HEADERS = (
+    "x-death",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+)
+"""Stripped from every copy: RabbitMQ up to 3.13 reads them back and silently drops what looks like a cycle."""

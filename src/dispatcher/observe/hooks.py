@@ -1,0 +1,59 @@
+"""The two seams: `Middleware` wraps a run, `Observer` sees events. They are never mixed.
+
+An exception of a middleware is the task's own, as if its function had raised it. An exception of an observer is
+logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from ..brokers.base import BrokerEvent
+from .context import CurrentTask
+from .events import Event, ObserverFailed
+
+__all__ = ["AnyEvent", "CallNext", "EventHub", "Middleware", "Observer"]
+
+AnyEvent: TypeAlias = Event | BrokerEvent
+CallNext: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Middleware(Protocol):
+    """Wraps the run of every task, on the worker's event loop, also when the function runs in a thread or a process.
+
+    Await `call_next()` exactly once to run what is inside; it raises what the task raises. A context variable set
+    before it is seen by the task, threads included (not processes). Raising makes it the task's failure; `Retry`,
+    `Snooze`, `Reject` and `Discard` have their meaning here too.
+    """
+
+    async def __call__(self, task: CurrentTask, call_next: CallNext) -> None: ...
+
+
+class Observer(Protocol):
+    """Sees every event, in order, on the event loop; must not block."""
+
+    def on_event(self, event: AnyEvent) -> None: ...
+
+
+class EventHub:
+    """Hands each event to every observer.
+
+    `busy` is whether anyone wants the per-task events that are logged at DEBUG: the hot path builds none of them
+    otherwise.
+    """
+
+    __slots__ = ("_log", "_observers", "busy")
+
+    def __init__(self, log: Observer, observers: Sequence[Observer] = (), *, debug: bool = False) -> None:
+        self._log = log
+        self._observers = tuple(observers)
+        self.busy = debug or bool(observers)
+
+    def emit(self, event: AnyEvent) -> None:
+        self._log.on_event(event)
+        for observer in self._observers:
+            try:
+                observer.on_event(event)
+            except Exception as error:  # an observer only looks on: its faults must not touch a task's fate
+                self._log.on_event(ObserverFailed(type(observer).__qualname__, f"{type(error).__name__}: {error}"))
