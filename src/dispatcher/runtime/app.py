@@ -1,0 +1,303 @@
+"""The everyday level: an app with decorated tasks, a publisher, and workers for its queues.
+
+The app gathers tasks and owns at most one server at a time; what they do is said in `registry`, `server` and `worker`.
+`$DISPATCHER_URL` is read here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+import msgspec
+
+from ..brokers import open_broker
+from ..errors import ConfigError, WorkerExhausted
+from ..model.retry import RetryRule
+from ..model.task import Receipt, Task
+from ..model.topology import Queue
+from .app_task import AppTask, Publishing
+from .burst import wait_until_empty
+from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
+from .server import Server, ServerConfig
+from .slots import Slots
+from .sync import SyncPublisher
+from .worker import Worker, WorkerConfig
+
+__all__ = ["DEFAULT_URL", "Dispatcher"]
+
+DEFAULT_URL = "sqlite:///dispatcher.db"
+"""The broker of an app that names none, where `$DISPATCHER_URL` is unset or empty too."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Dispatcher:
+    """An app: its tasks, and the way to its broker.
+
+    `url`: None takes `$DISPATCHER_URL`, else the embedded broker in `dispatcher.db` of the current folder.
+    `exchange`: the exchange of all its tasks. `default_queue`: for tasks that name no queue.
+    `retry`: for tasks that have no retry of their own; None means that the first failure is final.
+    `settings`: every other field of `ServerConfig`, by name.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        exchange: str = "dispatcher",
+        default_queue: str = "default",
+        retry: RetryRule | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = _config(url, exchange, default_queue, settings)
+        self.default_queue = default_queue
+        self._retry = retry
+        self._broker = open_broker(self.config.url)
+        self._registry = Registry()
+        self._tasks: dict[str, AppTask[Any, Any, Any]] = {}
+        self._queues: dict[str, Queue] = {}
+        self._server: Server | None = None
+        self._users = 0
+        self._opening = asyncio.Lock()
+        self._sync = SyncPublisher(
+            self._connect, wait_seconds=(self.config.connect_timeout_seconds or 0) + self.config.publish_timeout_seconds
+        )
+        self._publishing = Publishing(self.publish, self._sync.publish)
+
+    def __repr__(self) -> str:
+        state = "connected" if self._server is not None else "not connected"
+        return f"<Dispatcher {state}, {len(self._tasks)} tasks in {sorted(self._queues)}>"
+
+    # --- declaring -------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> Mapping[str, AppTask[Any, Any, Any]]:
+        """The registered tasks by name."""
+        return MappingProxyType(self._tasks)
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues of the registered tasks, each bound to its own name, and those of `init_queues`."""
+        merged = {queue.name: queue for queue in self.config.init_queues}
+        for queue in self._queues.values():
+            keys = (*merged.get(queue.name, queue).binding_keys, *queue.binding_keys)
+            base = merged.get(queue.name, queue)
+            merged[queue.name] = msgspec.structs.replace(base, binding_keys=tuple(dict.fromkeys(keys)))
+        return tuple(merged.values())
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> AppTask[P, P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        task_uuid_as_first_arg: Literal[True],
+        name: str | None = None,
+        queue: str | Queue | None = None,
+        timeout_seconds: float | None = None,
+        on_timeout: OnTimeout = "release",
+        retry: RetryRule | None = None,
+        executor: ExecutorKind | None = None,
+    ) -> Callable[[Callable[Concatenate[str, P], R]], AppTask[P, Concatenate[str, P], R]]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str | Queue | None = None,
+        timeout_seconds: float | None = None,
+        on_timeout: OnTimeout = "release",
+        retry: RetryRule | None = None,
+        executor: ExecutorKind | None = None,
+    ) -> Callable[[Callable[P, R]], AppTask[P, P, R]]: ...
+    def task(self, *function: Callable[..., Any], **options: Any) -> Any:
+        """Register a function as a task: `@app.task` or `@app.task(queue="emails", …)`. See `TaskConfig`.
+
+        `name`: None is the function's own. `queue`: a name or a `Queue`; None is the app's default.
+        Raises `ConfigError` for a name that is taken, or a signature that cannot travel.
+        """
+        return self._register(*function, **options) if function else partial(self._register, **options)
+
+    def _register(
+        self,
+        function: Callable[..., Any],
+        /,
+        *,
+        name: str | None = None,
+        queue: str | Queue | None = None,
+        retry: RetryRule | None = None,
+        **config: Any,
+    ) -> AppTask[Any, Any, Any]:
+        if name is None:
+            name = getattr(function, "__name__", "<lambda>")
+            if name == "<lambda>":
+                raise ConfigError(f"task: expected a named function, got {function!r}; give it a name=")
+        home = self._queue(queue)
+        task: AppTask[Any, Any, Any] = AppTask(
+            function,
+            name=name,
+            queue=home.name,
+            config=TaskConfig(function, retry=retry or self._retry, **config),
+            publishing=self._publishing,
+        )
+        self._registry.add(task.registered)
+        self._queues[home.name] = home
+        self._tasks[name] = task
+        return task
+
+    def _queue(self, queue: str | Queue | None) -> Queue:
+        """The queue of a task, bound to its own name too. One name means one `Queue` in an app."""
+        if queue is None:
+            queue = self.default_queue
+        known = self._queues.get(queue.name if isinstance(queue, Queue) else queue)
+        if not isinstance(queue, Queue):
+            return known or Queue(queue, (queue,))
+        bound = msgspec.structs.replace(queue, binding_keys=tuple(dict.fromkeys((queue.name, *queue.binding_keys))))
+        if known is not None and known not in (bound, Queue(queue.name, (queue.name,))):
+            raise ConfigError(f"queue {queue.name!r}: expected one definition in an app, got {known!r} and {bound!r}")
+        return bound
+
+    # --- connecting ------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> Server:
+        config = msgspec.structs.replace(self.config, init_queues=self.queues)
+        return await Server.connect(config, broker=self._broker)
+
+    async def __aenter__(self) -> Self:
+        """Connect and declare the queues of the tasks. Nested uses share one connection."""
+        async with self._opening:
+            if self._server is None:
+                self._server = await self._connect()
+            self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._opening:
+            self._users -= 1
+            if self._users == 0 and self._server is not None:
+                server, self._server = self._server, None
+                await server.close()
+
+    @property
+    def server(self) -> Server:
+        """The server inside `async with app`. `ConfigError` outside of it."""
+        if self._server is None:
+            raise ConfigError("this app is not connected here: use `async with app:`, or send_sync in synchronous code")
+        return self._server
+
+    async def publish(self, task: Task) -> Receipt:
+        """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
+        return await self.server.publish(task)
+
+    async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
+        """Publish many, pipelined. See `Server.publish_many`."""
+        return await self.server.publish_many(tasks)
+
+    def close_sync(self) -> None:
+        """Close the connection that `send_sync` opened, if any. It is closed at exit too."""
+        self._sync.close()
+
+    # --- working ---------------------------------------------------------------------------------------------------
+
+    async def run_worker(
+        self,
+        queues: Sequence[str] | None = None,
+        limit: int = 32,
+        burst: bool = False,
+        *,
+        name: str | None = None,
+        grace_seconds: float | None = None,
+    ) -> None:
+        """Run the app's tasks until cancelled.
+
+        `queues`: None means all of the app's. `limit`: tasks running at once, over all queues together.
+        `burst`: return once the queues are empty. `name`: of the workers, shown in the broker; None is host and pid.
+        The first cancellation drains: nothing new is taken, what runs is waited for (at most `grace_seconds`, None
+        waits), and then this returns. A second one cuts short what runs, hands it back, and raises `CancelledError`.
+        Raises `ConnectionLost` when the reconnection retries ran out, a `StorageError` that ended the server, and
+        `WorkerExhausted` when too many functions overran their timeouts: run it in a new process then.
+        """
+        chosen = self._chosen(queues)
+        slots = Slots(limit)
+        async with self:
+            server = self.server
+            workers = []
+            for queue in chosen:
+                config = WorkerConfig(_worker_name(name, queue), queue, (), limit)
+                workers.append(await server.new_worker(config, self._registry, slots=slots))
+            await _run_until_told(server, workers, burst, grace_seconds)
+
+    def _chosen(self, queues: Sequence[str] | None) -> Sequence[str]:
+        known = [queue.name for queue in self.queues]
+        if not known:
+            raise ConfigError("this app has no tasks, so there is no queue to work on; declare one with @app.task")
+        if queues is None:
+            return known
+        for queue in queues:
+            if queue not in known:
+                raise ConfigError(f"queue {queue!r}: expected one of this app's queues {known}")
+        if not queues:
+            raise ConfigError(f"queues: expected at least one of {known}, got none")
+        return list(dict.fromkeys(queues))
+
+
+async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:
+    """Start the workers, wait for the reason to end, and end them."""
+    reasons: list[asyncio.Future[Any]] = [asyncio.ensure_future(server.wait_closed())]
+    reasons += [asyncio.ensure_future(worker.exhausted.wait()) for worker in workers]
+    if burst:
+        reasons.append(asyncio.ensure_future(wait_until_empty(server, workers)))
+    cancelled = False
+    try:
+        for worker in workers:
+            await worker.start()
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        cancelled = True  # the caller asked for the drain, which follows
+    finally:
+        for reason in reasons:
+            if not reason.done():
+                reason.cancel()
+    await _close_all(workers, grace_seconds)
+    if cancelled:
+        return
+    if reasons[0].done() and not reasons[0].cancelled():
+        reasons[0].result()
+    if any(worker.exhausted.is_set() for worker in workers):
+        raise WorkerExhausted(
+            "too many functions passed their timeouts and still run; this process must be replaced by a new one"
+        )
+    if burst:
+        reasons[-1].result()
+
+
+async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> None:
+    closing = asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in workers))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.gather(*(worker.cut_short() for worker in workers))
+        await closing
+        raise
+
+
+def _worker_name(name: str | None, queue: str) -> str:
+    return f"{name or f'{socket.gethostname()}:{os.getpid()}'}/{queue}"
+
+
+def _config(url: str | None, exchange: str, default_queue: str, settings: Mapping[str, Any]) -> ServerConfig:
+    known = {field for field in ServerConfig.__struct_fields__ if field not in ("url", "exchange", "default_routing_key")}
+    for field in settings:
+        if field not in known:
+            raise ConfigError(f"Dispatcher: {field!r} is not one of its settings; it takes {sorted(known)}")
+    chosen = url if url is not None else os.environ.get("DISPATCHER_URL") or DEFAULT_URL
+    return ServerConfig(url=chosen, exchange=exchange, default_routing_key=default_queue, **settings)

@@ -1,0 +1,219 @@
+"""From a delivery to a result: read it, check it, run its function where it belongs, under the middleware.
+
+What is here runs user code, so it cannot ack, reject or publish: it hands a `Result` to whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..brokers.base import Delivery
+from ..errors import ArgumentError, DecodeError, TaskTimeout
+from ..model import headers as names
+from ..model.codec import decode_body
+from ..model.outcome import BadArguments, CutShort, Expired, Raised, Result, Returned, Undecodable, Unknown
+from ..model.retry import Failure
+from ..observe.context import CurrentTask
+from ..observe.events import ProcessReplaced, TaskReturnedError
+from ..observe.hooks import CallNext, EventHub, Middleware
+from .executors import Call, CoroutineExecutor, Executor, FailedElsewhere, ProcessExecutor, ThreadExecutor
+from .registry import Place, RegisteredTask
+from .settle import Unsettled
+
+__all__ = ["Execution", "Ready", "Refused", "Run", "timed_out"]
+
+
+class Ready(msgspec.Struct, eq=False):
+    """A delivery whose task is known and whose arguments fit."""
+
+    uuid: str
+    name: str
+    attempt: int
+    task: RegisteredTask
+    args: list[Any]
+
+
+class Refused(msgspec.Struct, eq=False):
+    """A delivery that will not run, with the reason as its result. `uuid` and `name` are empty where it has none."""
+
+    uuid: str
+    name: str
+    attempt: int
+    result: Result
+
+
+class Run:
+    """One delivery in a worker, from its slot to its fate. `item` is replaced when its delivery is redelivered."""
+
+    __slots__ = ("_executor", "call", "ended", "item", "overrunning", "prepared", "running", "started_at", "timer")
+
+    def __init__(self, item: Unsettled, prepared: Ready | Refused) -> None:
+        self.item = item
+        self.prepared = prepared
+        self.running = False
+        self.overrunning = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.started_at = 0.0
+        self.call: Call | None = None
+        self.ended: asyncio.Future[Result] | None = None
+        self._executor: Executor | None = None
+
+    def started(self, executor: Executor, call: Call, ended: asyncio.Future[Result]) -> None:
+        self._executor = executor
+        self.call = call
+        self.ended = ended
+
+    def stop(self, result: Result) -> bool:
+        """Ask the function to end, with `result`. False where it cannot be stopped or has ended."""
+        return self._executor is not None and self.call is not None and self._executor.stop(self.call, result)
+
+    def let_go_on(self) -> None:
+        """It did not stop when it was asked to: what it does in the end counts again."""
+        if self.call is not None:
+            self.call.stopped = None
+
+
+Prepared: TypeAlias = Ready | Refused
+OnEnd: TypeAlias = Callable[[Run, Result], None]
+
+
+class Execution:
+    """The executors of one worker. `limit` is how many functions may be running in each, overrunning ones included."""
+
+    def __init__(self, hub: EventHub, middleware: Sequence[Middleware], *, limit: int, max_body_bytes: int) -> None:
+        self._hub = hub
+        self._middleware = tuple(middleware)
+        self._limit = limit
+        self._max_body_bytes = max_body_bytes
+        self._warned: set[str] = set()
+        self._loop_executor = CoroutineExecutor()
+        self._executors: dict[Place, Executor] = {"loop": self._loop_executor}
+
+    # --- before the run --------------------------------------------------------------------------------------------
+
+    def prepare(self, delivery: Delivery, tasks: Mapping[str, RegisteredTask]) -> Prepared:
+        """Read and check a delivery. Never raises for what a stranger may have sent."""
+        headers = delivery.headers
+        attempt = _attempt(headers.get(names.ATTEMPT))
+        try:
+            body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
+        except DecodeError as error:
+            return Refused(delivery.uuid, "", attempt, Undecodable(str(error)))
+        task = tasks.get(body.name)
+        if task is None:
+            return Refused(body.uuid, body.name, attempt, Unknown(_known_for_seconds(headers)))
+        expires_at = headers.get(names.EXPIRES_AT)
+        if type(expires_at) is int and expires_at <= time.time() * 1000:
+            late = time.time() - expires_at / 1000
+            return Refused(body.uuid, body.name, attempt, Expired(f"it expired {late:.3f} s before it could start"))
+        try:
+            args = task.signature.check(body.args)
+        except ArgumentError as error:
+            return Refused(body.uuid, body.name, attempt, BadArguments(str(error)))
+        return Ready(body.uuid, body.name, attempt, task, args)
+
+    # --- the run ---------------------------------------------------------------------------------------------------
+
+    def start(self, run: Run, ready: Ready, on_end: OnEnd) -> None:
+        """Run the function; `on_end` is called on this loop with what happened, at once if it has ended already."""
+        task = ready.task
+        delivery = run.item.delivery
+        timeout_seconds = task.timeout_seconds
+        current = CurrentTask(
+            ready.uuid,
+            ready.name,
+            ready.attempt,
+            delivery.redelivered,
+            delivery.headers,
+            delivery.queue,
+            None if timeout_seconds is None else time.time() + timeout_seconds,
+        )
+        args = [ready.uuid, *ready.args] if task.config.task_uuid_as_first_arg else ready.args
+        call = Call(task.function, args, current)
+        if task.target is not None:
+            call.body = delivery.body
+            call.target = task.target
+            call.uuid_first = task.config.task_uuid_as_first_arg
+        executor = self._executor(task.place)
+        run.running = True
+        run.started_at = time.monotonic()
+        if not self._middleware:
+            ended = executor.submit(call)
+            run.started(executor, call, ended)
+        else:
+            outer = self._wrapped(task.place, executor, call)
+            ended = self._loop_executor.submit(outer)
+            # A coroutine is stopped together with what is around it; a process is stopped itself, and the middleware sees it.
+            run.started(executor, outer if task.place == "loop" else call, ended)
+        if ended.done():
+            self._end(run, call, ended, on_end)
+        else:
+            ended.add_done_callback(lambda future: self._end(run, call, future, on_end))
+
+    def _end(self, run: Run, call: Call, ended: asyncio.Future[Result], on_end: OnEnd) -> None:
+        if call.returned_error is not None and call.current.name not in self._warned:
+            self._warned.add(call.current.name)
+            self._hub.emit(TaskReturnedError(call.current.name, call.returned_error))
+        on_end(run, CutShort() if ended.cancelled() else ended.result())
+
+    def _executor(self, place: Place) -> Executor:
+        executor = self._executors.get(place)
+        if executor is None:
+            if place == "thread":
+                executor = ThreadExecutor(self._limit)
+            else:
+                executor = ProcessExecutor(self._limit, on_replaced=self._process_replaced)
+            self._executors[place] = executor
+        return executor
+
+    def _process_replaced(self, pid: int, exit_code: int | None) -> None:
+        self._hub.emit(ProcessReplaced(pid, exit_code))
+
+    def _wrapped(self, place: Place, executor: Executor, call: Call) -> Call:
+        """The call as its middleware sees it: a coroutine on the loop, with the function innermost."""
+
+        async def on_loop() -> None:
+            value = await call.function(*call.args)
+            if isinstance(value, BaseException):
+                call.returned_error = type(value).__qualname__
+
+        async def elsewhere() -> None:
+            call.keep_error = True
+            result = await asyncio.shield(executor.submit(call))
+            if not isinstance(result, Returned):
+                raise call.error or FailedElsewhere(result)
+
+        step: CallNext = on_loop if place == "loop" else elsewhere
+        for middleware in reversed(self._middleware):
+            step = partial(middleware, call.current, step)
+        return Call(step, (), call.current)
+
+    async def close(self) -> int:
+        """Stop what still runs and end threads and processes; how many functions could not be stopped."""
+        left = 0
+        for executor in self._executors.values():
+            left += await executor.close()
+        return left
+
+
+def timed_out(name: str, timeout_seconds: float) -> Raised:
+    """The result of a function that was stopped at its timeout."""
+    message = f"task {name} ran longer than its timeout of {timeout_seconds:g} s"
+    lineage = tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in TaskTimeout.__mro__)
+    return Raised(Failure(lineage[0], message, "", lineage))
+
+
+def _attempt(value: object) -> int:
+    """The attempt header; absent, or a stranger's nonsense, is the first."""
+    return value if type(value) is int and value >= 1 else 1
+
+
+def _known_for_seconds(headers: Mapping[str, Any]) -> float:
+    since_ms = headers.get(names.UNKNOWN_SINCE)
+    return max(0.0, time.time() - since_ms / 1000) if type(since_ms) is int else 0.0

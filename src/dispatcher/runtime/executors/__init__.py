@@ -1,0 +1,31 @@
+"""Where a task's function runs: on the event loop, in a thread, or in a process. One interface, three executors.
+
+They run user code, so nothing in this folder may ack, reject or publish: a `Result` is all that comes out.
+
+    call         a run, its guards, the `Executor` interface
+    failures     exception -> `Result`
+    coroutines, threads, processes   the executors
+    process, pipe, child, targets    one child process: its life, its language, its inside, what it can find
+"""
+
+from __future__ import annotations
+
+from .call import Call, Executor
+from .coroutines import CoroutineExecutor
+from .failures import FailedElsewhere, error_of, result_of
+from .processes import ProcessExecutor
+from .targets import check_process_target, load_target
+from .threads import ThreadExecutor
+
+__all__ = [
+    "Call",
+    "CoroutineExecutor",
+    "Executor",
+    "FailedElsewhere",
+    "ProcessExecutor",
+    "ThreadExecutor",
+    "check_process_target",
+    "error_of",
+    "load_target",
+    "result_of",
+]

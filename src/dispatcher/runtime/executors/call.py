@@ -1,0 +1,146 @@
+"""One call of a task's function, how it is run to a `Result`, and the interface of the places where that happens.
+
+What is here runs user code and therefore never acks, publishes or decides a fate: it hands back what happened. Nothing
+a function raises passes these guards, `SystemExit` and `KeyboardInterrupt` included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from inspect import CORO_CREATED, getcoroutinestate
+from types import CoroutineType
+from typing import Any, Protocol
+
+import msgspec
+
+from ...errors import ConfigError
+from ...model.outcome import RETURNED, CutShort, Result
+from ...observe.context import CURRENT_TASK, CurrentTask
+from .failures import result_of
+
+__all__ = ["Call", "Executor", "RunTask", "run_coroutine", "run_plain"]
+
+
+class Call(msgspec.Struct, eq=False):
+    """A function about to run, or running. One `Call` is one run; it is not used twice.
+
+    `args`: its positional arguments, the uuid already first if the task asked for it. A process takes `body` and
+    `target` instead and binds them itself; `uuid_first` tells it to put the uuid first.
+    `keep_error`: keep the exception object in `error` once it raised, for the middleware around it.
+
+    An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there.
+    `returned_error`: the class name of an exception object that the function returned instead of raising it: almost
+    surely a mistake, worth a warning. `stopped`: the result that `Executor.stop` promised; whoever gives up waiting
+    for a run to stop sets it back to None, and the run's own result counts again.
+    """
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    current: CurrentTask
+    body: bytes = b""
+    target: str = ""
+    uuid_first: bool = False
+    keep_error: bool = False
+    error: BaseException | None = None
+    returned_error: str | None = None
+    stopped: Result | None = None
+    run: Any = None  # the executor's own: how `stop` finds the run
+
+
+class Executor(Protocol):
+    """A place where functions run. Made and used on one running event loop."""
+
+    def submit(self, call: Call) -> asyncio.Future[Result]:
+        """Run `call`. The future resolves with what happened; it never gets an exception and must not be cancelled."""
+        ...
+
+    def stop(self, call: Call, result: Result) -> bool:
+        """Ask the run to end now, its future to resolve with `result` once it did.
+
+        False: it ended already, or it cannot be stopped (a thread), and its own result will come.
+        """
+        ...
+
+    async def close(self, grace_seconds: float = 0.0) -> int:
+        """Wait up to `grace_seconds` for what runs (zero: not at all), then stop it with `CutShort`. Twice is fine.
+
+        Every future resolves. Returns how many functions could not be stopped and still run.
+        """
+        ...
+
+
+def run_plain(call: Call) -> Result:
+    """Call a plain function in the current context and thread."""
+    CURRENT_TASK.set(call.current)
+    try:
+        value = call.function(*call.args)
+        if value is not None:
+            _look_at(call, value)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: a task may not end its worker
+        return _failed(call, error)
+    return RETURNED
+
+
+async def run_coroutine(call: Call) -> Result:
+    """Await a coroutine function in the current `asyncio.Task`."""
+    if call.stopped is not None:
+        return call.stopped
+    CURRENT_TASK.set(call.current)
+    try:
+        value = await call.function(*call.args)
+        if value is not None:
+            _look_at(call, value)
+    except BaseException as error:  # out of a coroutine, SystemExit would cancel every other task of the loop
+        if call.stopped is not None:
+            return call.stopped
+        if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
+            return CutShort()
+        return _failed(call, error)
+    # A function that swallowed its cancellation did not do its work: to take it for done would lose the task.
+    return RETURNED if call.stopped is None else call.stopped
+
+
+def _cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return isinstance(task, RunTask) and task.cancelled_from_outside
+
+
+class RunTask(asyncio.Task[Result]):
+    """An `asyncio.Task` that remembers who cancelled it.
+
+    Cancelled by anyone but itself (the loop is torn down, its waiter was cancelled), the run was cut short. A function
+    that cancels its own task failed: to hand it back would run it in a hot loop.
+    """
+
+    cancelled_from_outside = False
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if asyncio.current_task(self.get_loop()) is not self:
+            self.cancelled_from_outside = True
+        coroutine = self.get_coro()
+        if isinstance(coroutine, CoroutineType) and getcoroutinestate(coroutine) == CORO_CREATED:
+            # Cancelled before its first step, it would end outside of its guard, as a cancelled future.
+            self.get_loop().call_soon(super().cancel, msg)
+            return True
+        return super().cancel(msg)
+
+
+def _failed(call: Call, error: BaseException) -> Result:
+    if call.keep_error:
+        # Without our frames: they hold `call`, and a cycle would keep the function's locals alive.
+        own = error.__traceback__
+        call.error = error.with_traceback(None if own is None else own.tb_next)
+    return result_of(error)
+
+
+def _look_at(call: Call, value: Any) -> None:
+    """Raise for a coroutine that nobody would await; note an exception object that was returned, not raised."""
+    if isinstance(value, CoroutineType):
+        value.close()
+        raise ConfigError(
+            f"task {call.current.name!r}: expected a finished function, got a coroutine that nobody awaits;"
+            " define the task with `async def`"
+        )
+    if isinstance(value, BaseException):
+        call.returned_error = type(value).__qualname__

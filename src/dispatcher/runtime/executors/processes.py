@@ -1,0 +1,224 @@
+"""Runs functions in killable child processes, one task at a time in each.
+
+Not `concurrent.futures`: there one segfault breaks the whole pool. Here a child's death costs its own task one attempt
+and nothing else. No pickle of user data: a child gets the message's body and the name of the function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import multiprocessing
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from ...errors import ConfigError, DecodeError, TaskError, TaskProcessDied
+from ...model.outcome import CutShort, Result
+from .call import Call
+from .failures import result_of
+from .pipe import decode_reply, encode_request
+from .process import ChildProcess, say_exit
+
+__all__ = ["ProcessExecutor"]
+
+EXIT_SECONDS = 2.0
+"""How long an idle child may take to end by itself at `close` before it is killed."""
+
+KILLED_SECONDS = 5.0
+"""How long `close` waits for killed children to be reaped; only a process stuck in the kernel takes that long."""
+
+
+class _Run:
+    """A call and its future. `frame` is its request until it was sent to `process`."""
+
+    __slots__ = ("call", "frame", "future", "process")
+
+    def __init__(self, call: Call, future: asyncio.Future[Result], frame: bytes) -> None:
+        self.call = call
+        self.future = future
+        self.frame = frame
+        self.process: ChildProcess | None = None
+
+    def resolve(self, result: Result) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+
+class ProcessExecutor:
+    """See `Executor`. Children are spawned when first needed, at most `max_processes`, and kept; further calls wait.
+
+    `on_replaced(pid, exit_code)` is called when a child has died or was killed; the next call that needs one starts
+    another. A child that dies makes its call `Raised` with `TaskProcessDied`, one that cannot be started with
+    `TaskError`. `ConfigError` on Windows, and where a main script without `if __name__ == "__main__":` is being
+    imported by a child.
+    """
+
+    def __init__(self, max_processes: int, on_replaced: Callable[[int, int | None], None] | None = None) -> None:
+        if type(max_processes) is not int or max_processes < 1:
+            raise ConfigError(f"max_processes: expected an integer of 1 or more, got {max_processes!r}")
+        if sys.platform == "win32":
+            raise ConfigError("executor='process': expected Linux or macOS, got Windows; leave executor out")
+        _refuse_inside_main_import()
+        self.max_processes = max_processes
+        self._on_replaced = on_replaced
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[ChildProcess] = []  # the last one used is at the end, and used next: its caches are warm
+        self._busy: dict[ChildProcess, _Run] = {}
+        self._ready: set[ChildProcess] = set()
+        self._ending: set[ChildProcess] = set()
+        self._waiting: deque[_Run] = deque()
+        self._changed = asyncio.Event()
+        self._closed = False
+        # multiprocessing joins children at exit; those of an executor that nobody closed would never end.
+        atexit.register(self._kill_all)
+
+    def submit(self, call: Call) -> asyncio.Future[Result]:
+        future: asyncio.Future[Result] = self._loop.create_future()
+        if self._closed:
+            future.set_result(CutShort())
+            return future
+        try:
+            run = call.run = _Run(call, future, encode_request(call))
+        except (TypeError, ValueError, OverflowError) as error:  # headers that no broker of ours delivers
+            future.set_result(result_of(error))
+            return future
+        self._waiting.append(run)
+        self._serve_waiting()
+        return future
+
+    def stop(self, call: Call, result: Result) -> bool:
+        run = call.run
+        if not isinstance(run, _Run) or run.future.done():
+            return False
+        call.stopped = result
+        if run.process is None:
+            self._waiting.remove(run)
+            run.resolve(result)
+        else:
+            run.process.kill()
+        return True
+
+    async def close(self, grace_seconds: float = 0.0) -> int:
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft().resolve(CutShort())
+        if self._busy and grace_seconds > 0:
+            await asyncio.wait([run.future for run in self._busy.values()], timeout=grace_seconds)
+        for run in list(self._busy.values()):
+            self.stop(run.call, CutShort())
+        while self._idle:
+            process = self._idle.pop()
+            self._ending.add(process)
+            process.hang_up()
+        await self._all_gone(EXIT_SECONDS)
+        self._kill_all()
+        await self._all_gone(KILLED_SECONDS)
+        atexit.unregister(self._kill_all)
+        for run in self._busy.values():
+            run.resolve(CutShort())
+        return len(self._busy)
+
+    # --- handing out ------------------------------------------------------------------------------------------------
+
+    def _serve_waiting(self) -> None:
+        """Give every waiting run a child, as long as there are any."""
+        while self._waiting:
+            try:
+                process = self._free_process()
+            except Exception as error:  # out of processes, memory or descriptors; multiprocessing says no
+                failed = TaskError(f"expected to start a process for the task, got {type(error).__name__}: {error}")
+                self._waiting.popleft().resolve(result_of(failed))
+                continue
+            if process is None:
+                return
+            run = self._waiting.popleft()
+            self._busy[process] = run
+            run.process = process
+            process.send(run.frame)
+            run.frame = b""
+
+    def _free_process(self) -> ChildProcess | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            self._ending.add(process)  # it died idle, unnoticed so far: no task may pay for that
+        if len(self._busy) + len(self._ending) >= self.max_processes:
+            return None
+        return ChildProcess(self._loop, self._heard, self._exited)
+
+    # --- hearing ----------------------------------------------------------------------------------------------------
+
+    def _heard(self, process: ChildProcess, frame: bytes) -> None:
+        if not frame:
+            self._ready.add(process)
+            return
+        run = self._busy.pop(process, None)
+        if run is None:
+            if process in self._idle:
+                self._idle.remove(process)
+                self._ending.add(process)
+            process.kill()  # it spoke out of turn: a task has got hold of its socket
+            return
+        try:
+            result, run.call.returned_error = decode_reply(frame)
+        except DecodeError as error:
+            self._busy[process] = run
+            run.call.stopped = run.call.stopped or result_of(TaskProcessDied(str(error)))
+            process.kill()
+            return
+        run.resolve(result)
+        if run.call.stopped is None and not self._closed:
+            self._idle.append(process)
+            self._serve_waiting()
+        else:
+            self._ending.add(process)  # it is being killed, or comes too late to be used again
+            process.hang_up()
+
+    def _exited(self, process: ChildProcess, exit_code: int | None) -> None:
+        run = self._busy.pop(process, None)
+        self._ending.discard(process)
+        if process in self._idle:
+            self._idle.remove(process)
+        if run is not None:
+            run.resolve(run.call.stopped or result_of(_died(process.pid, exit_code, process in self._ready)))
+        self._ready.discard(process)
+        if self._on_replaced is not None and not self._closed:
+            self._on_replaced(process.pid, exit_code)
+        self._changed.set()
+        self._serve_waiting()
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    async def _all_gone(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._busy or self._ending:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass  # the caller looks at what is left
+
+    def _kill_all(self) -> None:
+        for process in [*self._busy, *self._ending, *self._idle]:
+            process.kill()
+
+
+def _died(pid: int, exit_code: int | None, was_ready: bool) -> TaskProcessDied:
+    if was_ready:
+        return TaskProcessDied(f"the process that ran it (pid {pid}) died: {say_exit(exit_code)}")
+    return TaskProcessDied(
+        f"its process (pid {pid}) died before it could begin: {say_exit(exit_code)}; see its standard error, and"
+        ' whether the main script starts its work under `if __name__ == "__main__":`'
+    )
+
+
+def _refuse_inside_main_import() -> None:
+    # The mark by which multiprocessing itself refuses to start a process at that moment. Without this check such a
+    # script would start a second worker inside the child, which takes tasks that nobody can run.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "executor='process': expected the main script to start its worker under `if __name__ == \"__main__\":`,"
+            " but a child process that imports it started one"
+        )

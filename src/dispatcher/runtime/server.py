@@ -1,0 +1,413 @@
+"""The server: one live session to a broker, kept alive by reconnecting, with a publisher and any number of workers on it.
+
+The session is disposable: when it is lost the server connects anew, verifies the topology and lets publisher and
+workers go on; nobody repairs anything. It runs on the event loop it was connected on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ..brokers import open_broker
+from ..brokers.base import Broker, BrokerEvent, Disconnected, Inspector, Session
+from ..errors import (
+    BrokerUnavailable,
+    ConfigError,
+    ConnectionLost,
+    DispatcherError,
+    StorageError,
+    WorkerNotFound,
+)
+from ..model.task import Receipt, Task
+from ..model.topology import DeclareMode, Queue, Topology, check_name
+from ..observe.context import CURRENT_TASK
+from ..observe.hooks import EventHub, Middleware, Observer
+from ..observe.logs import Log, LogObserver, default_log
+from .execution import Execution
+from .publisher import Publisher
+from .registry import Registry, TaskConfig
+from .settle import Settler
+from .slots import Slots
+from .worker import Worker, WorkerConfig
+
+__all__ = ["Server", "ServerConfig"]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the broker is and how to use it.
+
+    `url`: `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, or `memory://`.
+    `exchange`, `default_routing_key`: the direct exchange of all tasks, and the routing key of those that name none.
+    `init_queues`: queues to declare; one that exists is used as it is.
+    `declare`: `"create"` what is missing, `"verify"` only (`TopologyMismatch` where it differs), or `"never"` look.
+    `reconnection_retries_forever`, `reconnection_retries`: for ever, unless a number is given (both: `ConfigError`);
+    zero gives up at the first loss. `reconnection_interval_seconds`: the first pause's upper bound; it doubles up to
+    `reconnection_max_interval_seconds`, and each pause is drawn at random below it.
+    `connect_timeout_seconds`: bounds the first connect; None tries for ever.
+    `publish_timeout_seconds`: bounds every publish, waiting for a connection included.
+    `max_body_bytes`: the largest task, sent or received.
+    `tls_config`, `secure_connection`, `insecure_skip_verify`: for `amqp` URLs only.
+    `middleware`: wraps every run, the first outermost. `observers`: see every event.
+    `logger`: a `logging.Logger` or anything with debug, info and error; None is the logger `dispatcher`.
+    `debug_mode`: sets that default logger to DEBUG.
+    """
+
+    url: str
+    exchange: str
+    default_routing_key: str
+    init_queues: Sequence[Queue] = ()
+    declare: DeclareMode = "create"
+    reconnection_retries_forever: bool | None = None
+    reconnection_retries: int | None = None
+    reconnection_interval_seconds: float = 0.5
+    reconnection_max_interval_seconds: float = 30.0
+    connect_timeout_seconds: float | None = 30.0
+    publish_timeout_seconds: float = 30.0
+    max_body_bytes: int = 2 * 1024 * 1024
+    tls_config: ssl.SSLContext | None = None
+    secure_connection: bool = False
+    insecure_skip_verify: bool = False
+    middleware: Sequence[Middleware] = ()
+    observers: Sequence[Observer] = ()
+    logger: Log | None = None
+    debug_mode: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("exchange", self.exchange)
+        check_name("default_routing_key", self.default_routing_key)
+        if self.declare not in ("create", "verify", "never"):
+            raise ConfigError(f"declare: expected 'create', 'verify' or 'never', got {self.declare!r}")
+        for queue in self.init_queues:
+            if not isinstance(queue, Queue):
+                raise ConfigError(f"init_queues: expected Queue objects, got {queue!r:.200}")
+        self._check_numbers()
+        self._check_tls()
+
+    def _check_numbers(self) -> None:
+        if self.reconnection_retries is not None:
+            if self.reconnection_retries_forever:
+                raise ConfigError("expected reconnection_retries or reconnection_retries_forever, got both")
+            if type(self.reconnection_retries) is not int or self.reconnection_retries < 0:
+                raise ConfigError(f"reconnection_retries: expected an integer >= 0, got {self.reconnection_retries!r}")
+        elif self.reconnection_retries_forever is False:
+            raise ConfigError("reconnection_retries_forever=False: expected a number of reconnection_retries besides")
+        for what in (
+            "reconnection_interval_seconds",
+            "reconnection_max_interval_seconds",
+            "connect_timeout_seconds",
+            "publish_timeout_seconds",
+        ):
+            value = getattr(self, what)
+            if value is None and what == "connect_timeout_seconds":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigError(f"{what}: expected a number of seconds above zero, got {value!r}")
+        if type(self.max_body_bytes) is not int or self.max_body_bytes < 1:
+            raise ConfigError(f"max_body_bytes: expected an integer of 1 or more, got {self.max_body_bytes!r}")
+
+    def _check_tls(self) -> None:
+        given = [what for what in ("tls_config", "secure_connection", "insecure_skip_verify") if getattr(self, what)]
+        if given and not self.url.startswith(("amqp://", "amqps://")):
+            scheme = self.url.partition(":")[0]
+            raise ConfigError(f"{given[0]}: expected an amqp:// or amqps:// URL with it, got {scheme}:")
+
+
+class Server:
+    """Made by `await Server.connect(config)`; `async with` it closes at the end."""
+
+    def __init__(self, config: ServerConfig, broker: Broker) -> None:
+        self.config = config
+        self._broker = broker
+        self._loop = asyncio.get_running_loop()
+        self.hub = EventHub(
+            LogObserver(config.logger or default_log(debug=config.debug_mode)),
+            config.observers,
+            debug=config.debug_mode,
+        )
+        self._publisher = Publisher(
+            self,
+            self.hub,
+            exchange=config.exchange,
+            default_routing_key=config.default_routing_key,
+            publish_timeout_seconds=config.publish_timeout_seconds,
+            max_body_bytes=config.max_body_bytes,
+        )
+        self._session: Session | None = None
+        self._up: asyncio.Future[Session] = self._loop.create_future()
+        self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
+        self._workers: dict[str, Worker] = {}
+        self._supervisor: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._refusing = False
+        self._given_up: DispatcherError | None = None
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed.done() else "up" if self._session is not None else "disconnected"
+        return f"<Server {state}, exchange {self.config.exchange!r}, {len(self._workers)} workers>"
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, config: ServerConfig, *, broker: Broker | None = None) -> Self:
+        """Connect, and declare the exchange and `init_queues`.
+
+        Tries until `connect_timeout_seconds`, then raises `BrokerUnavailable`. What trying again cannot help is raised
+        at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
+        open already (a `memory://` one holds its messages).
+        """
+        server = cls(config, broker or open_broker(config.url))
+        try:
+            async with asyncio.timeout(config.connect_timeout_seconds):
+                await server._connect_until_up()
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"no connection to the broker within {config.connect_timeout_seconds:g} s; is it running at that URL?"
+            ) from None
+        server._supervisor = asyncio.create_task(server._supervise(), name="dispatcher server")
+        return server
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, *, grace_seconds: float | None = None) -> None:
+        """Close gracefully; twice is fine: both wait for the one close.
+
+        In this order: no more reconnecting; publishes from outside of running tasks are refused; every worker stops
+        consuming and waits for its running tasks; the connection is closed. `grace_seconds`: what still runs then is
+        cut short and handed back; None waits.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(grace_seconds), name="dispatcher server close")
+        await asyncio.shield(self._closing)
+
+    async def cut_short(self) -> None:
+        """Cancel or kill every running task and hand it back: for a close that may not wait any longer."""
+        await asyncio.gather(*(worker.cut_short() for worker in self._workers.values()))
+
+    async def wait_closed(self) -> None:
+        """Return after `close()`. Raises `ConnectionLost` when the reconnection retries ran out, or the `StorageError`
+        that ended it."""
+        await asyncio.shield(self._closed)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed or closing, by `close()` or because it gave up."""
+        return self._closing is not None
+
+    async def _close(self, grace_seconds: float | None) -> None:
+        self._refusing = True
+        if self._supervisor is not None and self._supervisor is not asyncio.current_task():
+            self._supervisor.cancel()
+        if not self._up.done():
+            self._up.set_exception(ConnectionLost("the server was closed"))
+            self._up.exception()  # nobody may be waiting for it
+        await asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in self._workers.values()))
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        if self._given_up is not None:
+            self._closed.set_exception(self._given_up)
+            self._closed.exception()  # nobody may be waiting for it
+        else:
+            self._closed.set_result(None)
+
+    # --- the session -----------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """The live session, None while disconnected. For the publisher."""
+        return self._session
+
+    async def live_session(self) -> Session:
+        """Wait for a live session. `ConnectionLost` once the server closes without one, or gave up."""
+        if self._session is not None:
+            return self._session
+        return await asyncio.shield(self._up)
+
+    @property
+    def inspector(self) -> Inspector:
+        """For looking around in the broker. `ConnectionLost` while disconnected."""
+        if self._session is None:
+            raise ConnectionLost("there is no connection to the broker at the moment")
+        return self._session.inspector
+
+    async def _connect_once(self) -> None:
+        session = await self._broker.connect(name=self.config.exchange, on_event=self._on_broker_event)
+        try:
+            await session.declare(Topology(self.config.exchange, tuple(self._queues.values()), self.config.declare))
+        except BaseException:
+            await session.close()
+            raise
+        self._session = session
+        if not self._up.done():
+            self._up.set_result(session)
+
+    async def _connect_until_up(self) -> None:
+        pauses = self._pauses()
+        while True:
+            try:
+                await self._connect_once()
+            except ConnectionLost as error:
+                self.hub.emit(Disconnected("broker", str(error)))
+                await asyncio.sleep(next(pauses))
+            else:
+                return
+
+    def _pauses(self) -> _Pauses:
+        return _Pauses(self.config.reconnection_interval_seconds, self.config.reconnection_max_interval_seconds)
+
+    async def _supervise(self) -> None:
+        """Wait for the session's end, connect anew; end the server when that cannot succeed."""
+        while True:
+            session = self._session
+            assert session is not None
+            await asyncio.wait([session.closed])
+            error = session.closed.exception()
+            self._session = None
+            self._up = self._loop.create_future()
+            if not isinstance(error, ConnectionLost):
+                self._give_up(error if isinstance(error, DispatcherError) else ConnectionLost(f"the session ended: {error}"))
+                return
+            try:
+                await self._reconnect(error)
+            except (ConnectionLost, StorageError) as final:
+                self._give_up(final)
+                return
+
+    async def _reconnect(self, error: ConnectionLost) -> None:
+        retries = self.config.reconnection_retries
+        pauses = self._pauses()
+        tried = 0
+        last: Exception = error
+        while retries is None or tried < retries:
+            await asyncio.sleep(next(pauses))
+            tried += 1
+            try:
+                await self._connect_once()
+            except (ConnectionLost, ConfigError) as failed:
+                # After a first success a refusal may heal too: credentials rotate, a virtual host is restored.
+                last = failed
+                self.hub.emit(Disconnected("broker", str(failed)))
+            else:
+                return
+        raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {last}")
+
+    def _give_up(self, error: DispatcherError) -> None:
+        self._given_up = error
+        self._closing = self._loop.create_task(self._close(None), name="dispatcher server close")
+
+    def _on_broker_event(self, event: BrokerEvent) -> None:
+        self.hub.emit(event)
+
+    # --- publishing ------------------------------------------------------------------------------------------------
+
+    async def publish(self, task: Task) -> Receipt:
+        """Publish `task`; it is on disk when this returns.
+
+        Raises `ArgumentError` before anything is sent; else a `PublishError`: `Unroutable`, `PublishRefused`,
+        `BrokerBlocked`, `PublishUnknown`, `BrokerUnavailable`.
+        """
+        self._check_may_publish()
+        return await self._publisher.publish(task)
+
+    async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
+        """Publish all, up to 1,000 in flight, and return their receipts in order.
+
+        `tasks` is taken lazily. All are tried; `PublishManyError` says which were accepted and which failed.
+        """
+        self._check_may_publish()
+        return await self._publisher.publish_many(tasks)
+
+    def _check_may_publish(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(
+                "this server was connected on another event loop; publish there, or use send_sync from other threads"
+            )
+        if not self._refusing:
+            return
+        if CURRENT_TASK.get() is None:
+            raise BrokerUnavailable("this server is closed or closing: it takes no more publishes")
+        if self._session is None or self._session.closed.done():
+            raise ConnectionLost("this server is closing, and its connection is gone")
+
+    # --- workers ---------------------------------------------------------------------------------------------------
+
+    async def new_worker(
+        self, config: WorkerConfig, tasks: Mapping[str, TaskConfig] | Registry, *, slots: Slots | None = None
+    ) -> Worker:
+        """Make a worker, and declare and bind its queue. It consumes after `await worker.start()`.
+
+        `tasks`: by name, what this worker runs. `slots`: shared with other workers, None for its own.
+        Raises `ConfigError` for a name that is taken. While disconnected it waits for the connection, at most
+        `publish_timeout_seconds`, then raises `BrokerUnavailable`.
+        """
+        if self._refusing:
+            raise ConfigError("this server is closed or closing: it takes no new workers")
+        if config.name in self._workers:
+            raise ConfigError(f"worker {config.name!r} exists already in this server; give it another name")
+        worker = Worker(
+            self,
+            config,
+            tasks,
+            hub=self.hub,
+            execution=Execution(
+                self.hub,
+                self.config.middleware,
+                limit=config.limit + (config.max_overrunning or config.limit),
+                max_body_bytes=self.config.max_body_bytes,
+            ),
+            settler=Settler(self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds),
+            slots=slots,
+        )
+        self._workers[config.name] = worker
+        try:
+            async with asyncio.timeout(self.config.publish_timeout_seconds):
+                await self.declare_for(config)
+        except BaseException as error:
+            del self._workers[config.name]
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable("no connection to the broker to declare the worker's queue on") from None
+            raise
+        return worker
+
+    async def declare_for(self, worker: WorkerConfig) -> None:
+        """Declare the queue of `worker`, with its binding keys besides those that `init_queues` gives it."""
+        known = self._queues.get(worker.queue, Queue(worker.queue))
+        keys = tuple(dict.fromkeys((*known.binding_keys, *worker.binding_keys)))
+        queue = msgspec.structs.replace(known, binding_keys=keys)
+        session = await self.live_session()
+        await session.declare(Topology(self.config.exchange, (queue,), self.config.declare))
+        self._queues[queue.name] = queue
+
+    def get_worker_by_name(self, name: str) -> Worker:
+        """The worker of that name; `WorkerNotFound` if there is none."""
+        try:
+            return self._workers[name]
+        except KeyError:
+            raise WorkerNotFound(f"no worker {name!r} in this server; it has {sorted(self._workers)}") from None
+
+
+class _Pauses:
+    """Full-jitter back-off: each pause is drawn below a bound that doubles up to a longest."""
+
+    def __init__(self, first_seconds: float, longest_seconds: float) -> None:
+        self._bound = first_seconds
+        self._longest = longest_seconds
+
+    def __next__(self) -> float:
+        bound = self._bound
+        self._bound = min(self._longest, bound * 2)
+        return random.uniform(0, min(bound, self._longest))
