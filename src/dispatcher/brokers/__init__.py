@@ -13,11 +13,13 @@ from urllib.parse import parse_qsl
 from ..errors import ConfigError
 from .base import Broker
 from .memory import MemoryBroker
+from .sqlite import SqliteBroker
 
 __all__ = ["open_broker", "redact_url"]
 
 WORKS = "sqlite:///relative/file.db, sqlite:////absolute/file.db or memory://"
 
+_WINDOWS = os.name == "nt"
 _USER_INFO = re.compile(r"^([^:/?]*://)?.*@", re.DOTALL)
 _PARAMETER_VALUE = re.compile(r"=[^&]*")
 _DRIVE_AFTER_SLASH = re.compile(r"/[A-Za-z]:[/\\]")
@@ -37,7 +39,7 @@ def open_broker(url: str) -> Broker:
         raise ConfigError(f"broker URL: expected {WORKS}, got {redact_url(url)!r}, which has no '://'")
     match scheme.lower():
         case "sqlite":
-            raise ConfigError(f"sqlite is not here yet: {_sqlite_path(url)}")
+            return SqliteBroker(_sqlite_path(url))
         case "memory":
             _check_memory(url)
             return MemoryBroker()
@@ -87,7 +89,7 @@ def _sqlite_path(url: str) -> Path:
     name = place[1:]
     if name.endswith("/") or "\0" in name:
         raise ConfigError(f"broker URL {redact_url(url)!r}: expected the path of a file, got {name!r}")
-    if os.name == "nt" and _DRIVE_AFTER_SLASH.match(name):
+    if _WINDOWS and _DRIVE_AFTER_SLASH.match(name):
         name = name[1:]  # sqlite:////C:/app/file.db, written with the four slashes of an absolute path
     try:
         # Made absolute now, so that a later change of the working directory does not open another file.

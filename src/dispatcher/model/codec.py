@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from itertools import accumulate
+from typing import Any, Final
 
 import msgspec
 
 from ..errors import ArgumentError, DecodeError
-from .task import NAME_PATTERN, TaskArgument
+from .task import MAX_UUID_BYTES, NAME_PATTERN, TaskArgument
 from .wire import ENCODERS, MAX_VALUE_DEPTH
 
 __all__ = ["MAX_BODY_BYTES", "MAX_DEPTH", "DecodedTask", "decode_body", "encode_body"]
@@ -32,8 +33,6 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 
 MAX_DEPTH: Final = MAX_VALUE_DEPTH + 3
 """How deep objects and lists may nest in a body: 64, the body's own three levels included."""
-
-_MAX_UUID_BYTES = 255  # it travels as `message_id` too: an AMQP short string
 
 
 class DecodedTask(msgspec.Struct, frozen=True):
@@ -102,31 +101,28 @@ def decode_body(body: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> DecodedTask:
         # A key that comes twice is lost in parsing, so a task that has one is never written as it came.
         _check_strictly(body)
     uuid, name = task.uuid, task.name
-    if not uuid or (len(uuid) > _MAX_UUID_BYTES // 4 and len(uuid.encode()) > _MAX_UUID_BYTES):
-        raise DecodeError(f"body: expected a uuid of 1 to {_MAX_UUID_BYTES} bytes, got {len(uuid.encode())}")
+    if not uuid or (len(uuid) > MAX_UUID_BYTES // 4 and len(uuid.encode()) > MAX_UUID_BYTES):
+        raise DecodeError(f"body: expected a uuid of 1 to {MAX_UUID_BYTES} bytes, got {len(uuid.encode())}")
     if _is_name(name) is None:
         raise DecodeError(f"body: expected a name of 1 to 200 of the characters A-Z a-z 0-9 _ . : -, got {name!r:.210}")
     return DecodedTask(uuid, name, task.args or ())
 
 
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _check_depth(body: bytes) -> None:
-    """Refuse what nests deeper than `MAX_DEPTH`, without recursion and without a loop over the bytes.
+    """Refuse what nests deeper than `MAX_DEPTH`, without recursion.
 
-    Escapes go first, then strings, then all but the brackets, which are peeled from the inside: one level a round.
+    Escapes go first, then strings, then all but the brackets, which become steps up and down, +1 and -1 as signed bytes.
     On what is not JSON the answer may be wrong, but only beyond the first fault, where the parser stops.
     """
     outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    brackets = outside.translate(_BRACKETS, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise DecodeError(f"body: expected at most {MAX_DEPTH} levels of nesting, got more, or unmatched brackets")
+    steps = outside.translate(_STEPS, _NOT_BRACKETS)
+    depth = max(accumulate(memoryview(steps).cast("b")), default=0)
+    if depth > MAX_DEPTH:
+        raise DecodeError(f"body: expected at most {MAX_DEPTH} levels of nesting, got {depth}")
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
@@ -137,19 +133,14 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise DecodeError(f"body: expected a finite number, got {text}")
-
-
 def _check_float(text: str) -> None:
     if not math.isfinite(float(text)):
         raise DecodeError(f"body: expected a finite number, got {text:.30}")
 
 
-# Builds no numbers: only the keys matter, and what msgspec skipped over, unread, under keys it does not know.
-_strict = json.JSONDecoder(
-    object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_check_float, parse_int=len
-).decode
+# Builds no numbers: only the keys matter, and what msgspec skipped over, unread, under keys it does not know. NaN and
+# its like, which this parser would take, msgspec has refused there too.
+_strict = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_float=_check_float, parse_int=len).decode
 
 
 def _check_strictly(body: bytes) -> None:

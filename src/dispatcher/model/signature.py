@@ -35,7 +35,7 @@ class Signature:
         self.parameters = tuple(parameters)
         self._rest = rest
         self._tables = tuple(p.decoders for p in parameters)
-        self._names = ", ".join(p.name for p in parameters) + (f", *{rest.name}" if rest else "")
+        self._names = ", ".join([p.name for p in parameters] + ([f"*{rest.name}"] if rest else []))
         self._positions = {p.name: index for index, p in enumerate(parameters) if index >= by_position_only}
         self._required = sum(p.required for p in parameters)
 
@@ -147,14 +147,14 @@ class Signature:
         return [*self.parameters, *repeat(self._rest, count - len(self.parameters))]
 
     def _wrong_count(self, count: int) -> ArgumentError:
-        most = len(self.parameters)
+        least, most = self._required, len(self.parameters)
         if self._rest is not None:
-            expected = f"at least {self._required}"
+            expected = f"at least {least}"
         else:
-            expected = str(most) if most == self._required else f"{self._required} to {most}"
-        expected += " argument" if expected == "1" else " arguments"
+            expected = str(most) if most == least else f"{least} to {most}"
         names = f" ({self._names})" if self._names else ""
-        return ArgumentError(f"task {self.name!r}: expected {expected}{names}, got {count}")
+        noun = "argument" if expected.split()[-1] == "1" else "arguments"
+        return ArgumentError(f"task {self.name!r}: expected {expected} {noun}{names}, got {count}")
 
     def _place(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         placed = list(args)

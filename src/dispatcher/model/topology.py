@@ -76,14 +76,20 @@ class Queue(msgspec.Struct, frozen=True):
         check_name("queue name", self.name, room=len(".dead"))
         keys = self.binding_keys
         if isinstance(keys, str):
-            raise ConfigError(f"binding_keys of queue {self.name!r}: expected a list of strings, got the string {keys!r}")
+            raise ConfigError(
+                f"binding_keys of queue {self.name!r}: expected a list of strings, got the string {keys!r}"
+            )
         msgspec.structs.force_setattr(self, "binding_keys", tuple(check_name("binding key", key) for key in keys))
         if self.type not in ("quorum", "classic"):
             raise ConfigError(f"type of queue {self.name!r}: expected 'quorum' or 'classic', got {self.type!r}")
         if self.max_priority is not None and not 1 <= self.max_priority <= 9:
-            raise ConfigError(f"max_priority of queue {self.name!r}: expected 1 to 9 or None, got {self.max_priority!r}")
+            raise ConfigError(
+                f"max_priority of queue {self.name!r}: expected 1 to 9 or None, got {self.max_priority!r}"
+            )
         if self.max_length is not None and self.max_length < 1:
-            raise ConfigError(f"max_length of queue {self.name!r}: expected 1 or more, or None, got {self.max_length!r}")
+            raise ConfigError(
+                f"max_length of queue {self.name!r}: expected 1 or more, or None, got {self.max_length!r}"
+            )
         if self.delivery_limit < 1:
             raise ConfigError(f"delivery_limit of queue {self.name!r}: expected 1 or more, got {self.delivery_limit!r}")
 

@@ -26,7 +26,7 @@ import msgspec
 from ..errors import ConfigError
 from .logs import LOGGER_NAME, TaskContextFilter, clean
 
-__all__ = ["ConsoleFormatter", "JsonFormatter", "LogFormat", "configure_logging"]
+__all__ = ["ConsoleFormatter", "JsonFormatter", "LogFormat", "LogSetup", "configure_logging", "stand_in_setup"]
 
 LogFormat = Literal["console", "json"]
 
@@ -109,12 +109,23 @@ def _tracebacks(formatter: logging.Formatter, record: logging.LogRecord) -> list
     return [clean(text, max_bytes=None, block=True) for text in texts if text]
 
 
-class _StandIn(logging.StreamHandler[TextIO]):
-    """The handler of a process whose user configured none. `applied_level` is what it set loggers to."""
+class LogSetup(msgspec.Struct, frozen=True):
+    """What `configure_logging` was told, in a form that goes to a child process: `level` is `logging`'s number."""
 
-    def __init__(self, stream: TextIO, applied_level: int) -> None:
+    level: int
+    format: LogFormat
+    color: bool
+
+
+class _StandIn(logging.StreamHandler[TextIO]):
+    """The handler of a process whose user configured none."""
+
+    def __init__(self, stream: TextIO, setup: LogSetup) -> None:
         super().__init__(stream)
-        self.applied_level = applied_level
+        self.setup = setup
+        self.setFormatter(JsonFormatter() if setup.format == "json" else ConsoleFormatter(color=setup.color))
+        self.addFilter(TaskContextFilter())
+        self.addFilter(_StandInFilter())
 
 
 class _StandInFilter(logging.Filter):
@@ -157,22 +168,27 @@ def configure_logging(
     number = _level_number(level)
     if format not in ("console", "json"):
         raise ConfigError(f"log format: expected 'console' or 'json', got {format!r}")
-    ours, root = logging.getLogger(LOGGER_NAME), logging.getLogger()
-    before = next((handler for handler in root.handlers if isinstance(handler, _StandIn)), None)
-    if ours.level == (logging.NOTSET if before is None else before.applied_level):
+    ours, root, before = logging.getLogger(LOGGER_NAME), logging.getLogger(), _stand_in()
+    if ours.level == (logging.NOTSET if before is None else before.setup.level):
         ours.setLevel(number)
     if any(handler is not before for handler in root.handlers):
         return False
-    stand_in = _StandIn(sys.stderr if stream is None else stream, number)
-    stand_in.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter(color=color))
-    stand_in.addFilter(TaskContextFilter())
-    stand_in.addFilter(_StandInFilter())
-    if root.level == (logging.WARNING if before is None else before.applied_level):
+    if root.level == (logging.WARNING if before is None else before.setup.level):
         root.setLevel(number)
-    root.addHandler(stand_in)
+    root.addHandler(_StandIn(sys.stderr if stream is None else stream, LogSetup(number, format, color)))
     if before is not None:
         root.removeHandler(before)
     return True
+
+
+def stand_in_setup() -> LogSetup | None:
+    """What to configure a child process with, so that it logs like this one; None where the user's logging is in place."""
+    stand_in = _stand_in()
+    return None if stand_in is None else stand_in.setup
+
+
+def _stand_in() -> _StandIn | None:
+    return next((handler for handler in logging.getLogger().handlers if isinstance(handler, _StandIn)), None)
 
 
 def _level_number(level: str | int) -> int:

@@ -295,7 +295,9 @@ def _worker_name(name: str | None, queue: str) -> str:
 
 
 def _config(url: str | None, exchange: str, default_queue: str, settings: Mapping[str, Any]) -> ServerConfig:
-    known = {field for field in ServerConfig.__struct_fields__ if field not in ("url", "exchange", "default_routing_key")}
+    known = {
+        field for field in ServerConfig.__struct_fields__ if field not in ("url", "exchange", "default_routing_key")
+    }
     for field in settings:
         if field not in known:
             raise ConfigError(f"Dispatcher: {field!r} is not one of its settings; it takes {sorted(known)}")

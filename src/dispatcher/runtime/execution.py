@@ -22,7 +22,7 @@ from ..model.retry import Failure
 from ..observe.context import CurrentTask
 from ..observe.events import ProcessReplaced, TaskReturnedError
 from ..observe.hooks import CallNext, EventHub, Middleware
-from .executors import Call, CoroutineExecutor, Executor, FailedElsewhere, ProcessExecutor, ThreadExecutor
+from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, error_of
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
 
@@ -37,6 +37,7 @@ class Ready(msgspec.Struct, eq=False):
     attempt: int
     task: RegisteredTask
     args: list[Any]
+    headers: Mapping[str, Any]
 
 
 class Refused(msgspec.Struct, eq=False):
@@ -116,7 +117,7 @@ class Execution:
             args = task.signature.check(body.args)
         except ArgumentError as error:
             return Refused(body.uuid, body.name, attempt, BadArguments(str(error)))
-        return Ready(body.uuid, body.name, attempt, task, args)
+        return Ready(body.uuid, body.name, attempt, task, args, headers)
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class Execution:
             ready.name,
             ready.attempt,
             delivery.redelivered,
-            delivery.headers,
+            ready.headers,
             delivery.queue,
             None if timeout_seconds is None else time.time() + timeout_seconds,
         )
@@ -187,7 +188,9 @@ class Execution:
             call.keep_error = True
             result = await asyncio.shield(executor.submit(call))
             if not isinstance(result, Returned):
-                raise call.error or FailedElsewhere(result)
+                # The exception's frames lead back to the call: kept there, it would hold the function's locals alive.
+                error, call.error = call.error, None
+                raise error or error_of(result)
 
         step: CallNext = on_loop if place == "loop" else elsewhere
         for middleware in reversed(self._middleware):

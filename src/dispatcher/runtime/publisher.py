@@ -52,9 +52,7 @@ class SessionSource(Protocol):
 
 def message_of(task: Task, exchange: str, default_routing_key: str, max_body_bytes: int, now: float) -> Message:
     """The message that carries `task`; `now` is Unix seconds. `ArgumentError` if it cannot be sent."""
-    body = encode_body(task.id, task.name, task.args)
-    if len(body) > max_body_bytes:
-        raise ArgumentError(f"task {task.name!r}: expected a body of at most {max_body_bytes} bytes, got {len(body)}")
+    body = encode_body(task.id, task.name, task.args, max_bytes=max_body_bytes)
     now_ms = int(now * 1000)
     headers: dict[str, Any] = dict(task.headers) if task.headers else {}
     headers[names.FIRST_PUBLISHED_AT] = now_ms
@@ -65,7 +63,9 @@ def message_of(task: Task, exchange: str, default_routing_key: str, max_body_byt
         ready_at_ms = int((now + task.delay_seconds) * 1000)
     elif task.eta is not None:
         ready_at_ms = headers[names.ETA] = int(task.eta.timestamp() * 1000)
-    return Message(exchange, task.routing_key or default_routing_key, body, task.id, headers, task.priority, ready_at_ms)
+    return Message(
+        exchange, task.routing_key or default_routing_key, body, task.id, headers, task.priority, ready_at_ms
+    )
 
 
 class Publisher:
@@ -193,7 +193,8 @@ class _Attempts:
         uuid = self._message.uuid
         if self._in_flight or self._maybe_accepted:
             return PublishUnknown(
-                f"task {uuid}: no answer from the broker within {timeout_seconds:g} s; it may have been accepted", uuid=uuid
+                f"task {uuid}: no answer from the broker within {timeout_seconds:g} s; it may have been accepted",
+                uuid=uuid,
             )
         if self._refusal is not None:
             self._refusal.uuid = uuid

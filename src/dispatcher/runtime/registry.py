@@ -50,7 +50,9 @@ class TaskConfig(msgspec.Struct, frozen=True):
         if self.executor not in (None, "thread", "process"):
             raise ConfigError(f"executor: expected 'thread', 'process' or None, got {self.executor!r}")
         if self.executor == "thread" and self.is_coroutine:
-            raise ConfigError("executor='thread': expected a plain function, got a coroutine function; leave executor out")
+            raise ConfigError(
+                "executor='thread': expected a plain function, got a coroutine function; leave executor out"
+            )
         self._check_on_timeout()
         if self.retry is not None and not callable(getattr(self.retry, "delay_seconds", None)):
             raise ConfigError(f"retry: expected a RetryPolicy or None, got {self.retry!r}")
@@ -74,7 +76,9 @@ class TaskConfig(msgspec.Struct, frozen=True):
             raise ConfigError(f"on_timeout: expected 'release', 'cancel' or 'kill', got {self.on_timeout!r}")
         if self.on_timeout == "cancel" and self.place != "loop":
             hint = "use on_timeout='kill'" if self.place == "process" else "use executor='process', on_timeout='kill'"
-            raise ConfigError(f"on_timeout='cancel': expected a coroutine on the event loop, got one in a {self.place}; {hint}")
+            raise ConfigError(
+                f"on_timeout='cancel': expected a coroutine on the event loop, got one in a {self.place}; {hint}"
+            )
         if self.on_timeout == "kill" and self.place != "process":
             raise ConfigError("on_timeout='kill': expected executor='process': nothing else can be killed alone")
 
@@ -91,23 +95,18 @@ class RegisteredTask:
 
     __slots__ = ("config", "function", "name", "place", "retry", "signature", "target", "timeout_seconds")
 
-    def __init__(self, name: str, config: TaskConfig, signature: Signature | None = None) -> None:
+    def __init__(self, name: str, config: TaskConfig) -> None:
         self.name = name
         self.config = config
         self.function = config.function
         self.place = config.place
         self.retry = config.retry
         self.timeout_seconds = config.timeout_seconds
-        self.signature = signature or signature_of(name, config)
+        self.signature = Signature.of(config.function, skip_first=config.task_uuid_as_first_arg, name=name)
         self.target = check_process_target(config.function) if self.place == "process" else None
 
     def __repr__(self) -> str:
         return f"<RegisteredTask {self.name} on {self.place}>"
-
-
-def signature_of(name: str, config: TaskConfig) -> Signature:
-    """The signature that senders and receivers check arguments against."""
-    return Signature.of(config.function, skip_first=config.task_uuid_as_first_arg, name=name)
 
 
 class Registry(Mapping[str, RegisteredTask]):

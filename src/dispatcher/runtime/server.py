@@ -229,20 +229,27 @@ class Server:
     @property
     def session(self) -> Session | None:
         """The live session, None while disconnected. For the publisher."""
+        self._forget_dead_session()  # the supervisor's turn may not have come yet, but nobody may be handed a dead one
         return self._session
+
+    def _forget_dead_session(self) -> None:
+        if self._session is not None and self._session.closed.done():
+            self._session = None
+            if not self._refusing:
+                self._up = self._loop.create_future()
 
     async def live_session(self) -> Session:
         """Wait for a live session. `ConnectionLost` once the server closes without one, or gave up."""
-        if self._session is not None:
-            return self._session
-        return await asyncio.shield(self._up)
+        session = self.session
+        return session if session is not None else await asyncio.shield(self._up)
 
     @property
     def inspector(self) -> Inspector:
         """For looking around in the broker. `ConnectionLost` while disconnected."""
-        if self._session is None:
+        session = self.session
+        if session is None:
             raise ConnectionLost("there is no connection to the broker at the moment")
-        return self._session.inspector
+        return session.inspector
 
     async def _connect_once(self) -> None:
         session = await self._broker.connect(name=self.config.exchange, on_event=self._on_broker_event)
@@ -272,14 +279,14 @@ class Server:
     async def _supervise(self) -> None:
         """Wait for the session's end, connect anew; end the server when that cannot succeed."""
         while True:
-            session = self._session
-            assert session is not None
+            session = await self.live_session()
             await asyncio.wait([session.closed])
             error = session.closed.exception()
-            self._session = None
-            self._up = self._loop.create_future()
+            self._forget_dead_session()
             if not isinstance(error, ConnectionLost):
-                self._give_up(error if isinstance(error, DispatcherError) else ConnectionLost(f"the session ended: {error}"))
+                self._give_up(
+                    error if isinstance(error, DispatcherError) else ConnectionLost(f"the session ended: {error}")
+                )
                 return
             try:
                 await self._reconnect(error)
@@ -340,7 +347,7 @@ class Server:
             return
         if CURRENT_TASK.get() is None:
             raise BrokerUnavailable("this server is closed or closing: it takes no more publishes")
-        if self._session is None or self._session.closed.done():
+        if self.session is None:
             raise ConnectionLost("this server is closing, and its connection is gone")
 
     # --- workers ---------------------------------------------------------------------------------------------------
@@ -351,12 +358,13 @@ class Server:
         """Make a worker, and declare and bind its queue. It consumes after `await worker.start()`.
 
         `tasks`: by name, what this worker runs. `slots`: shared with other workers, None for its own.
-        Raises `ConfigError` for a name that is taken. While disconnected it waits for the connection, at most
+        Raises `ConfigError` for the name of a worker that is not closed yet. While disconnected it waits for the connection, at most
         `publish_timeout_seconds`, then raises `BrokerUnavailable`.
         """
         if self._refusing:
             raise ConfigError("this server is closed or closing: it takes no new workers")
-        if config.name in self._workers:
+        taken = self._workers.get(config.name)
+        if taken is not None and not taken.closed:
             raise ConfigError(f"worker {config.name!r} exists already in this server; give it another name")
         worker = Worker(
             self,

@@ -36,8 +36,8 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give()
-            else:
+                self.give()  # the place came together with the cancellation
+            elif turn in self._waiting:
                 self._waiting.remove(turn)
             raise
 

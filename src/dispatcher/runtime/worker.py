@@ -79,7 +79,9 @@ class WorkerConfig(msgspec.Struct, frozen=True):
         check_name(f"queue of worker {self.name!r}", self.queue, room=len(".dead"))
         keys = self.binding_keys
         if isinstance(keys, str):
-            raise ConfigError(f"binding_keys of worker {self.name!r}: expected a list of strings, got the string {keys!r}")
+            raise ConfigError(
+                f"binding_keys of worker {self.name!r}: expected a list of strings, got the string {keys!r}"
+            )
         msgspec.structs.force_setattr(self, "binding_keys", tuple(check_name("binding key", key) for key in keys))
         for what in ("limit", "prefetch", "max_overrunning"):
             value = getattr(self, what)
@@ -147,6 +149,11 @@ class Worker:
             f"<Worker {self.name!r} on {self.config.queue!r}: {len(self._runs)} running,"
             f" {self._overrunning} overrunning{', draining' if self._draining else ''}>"
         )
+
+    @property
+    def closed(self) -> bool:
+        """Whether its close has ended."""
+        return self._closing is not None and self._closing.done()
 
     @property
     def running(self) -> int:
@@ -363,7 +370,12 @@ class Worker:
         item = run.item
         self._hub.emit(
             TaskOverran(
-                item.uuid, item.task, item.delivery.queue, item.attempt, ready.task.timeout_seconds or 0.0, self._overrunning
+                item.uuid,
+                item.task,
+                item.delivery.queue,
+                item.attempt,
+                ready.task.timeout_seconds or 0.0,
+                self._overrunning,
             )
         )
         if self._overrunning >= self.max_overrunning:

@@ -29,7 +29,8 @@ class Call(msgspec.Struct, eq=False):
     `target` instead and binds them itself; `uuid_first` tells it to put the uuid first.
     `keep_error`: keep the exception object in `error` once it raised, for the middleware around it.
 
-    An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there.
+    An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there. Who
+    takes it sets it back to None: its frames lead to this call, and the cycle would keep the function's locals alive.
     `returned_error`: the class name of an exception object that the function returned instead of raising it: almost
     surely a mistake, worth a warning. `stopped`: the result that `Executor.stop` promised; whoever gives up waiting
     for a run to stop sets it back to None, and the run's own result counts again.
@@ -128,7 +129,6 @@ class RunTask(asyncio.Task[Result]):
 
 def _failed(call: Call, error: BaseException) -> Result:
     if call.keep_error:
-        # Without our frames: they hold `call`, and a cycle would keep the function's locals alive.
         own = error.__traceback__
         call.error = error.with_traceback(None if own is None else own.tb_next)
     return result_of(error)

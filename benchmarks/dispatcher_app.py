@@ -1,0 +1,49 @@
+"""The app that Dispatcher's cases publish to and work on, with its features on: headers, retries, an observer."""
+
+from __future__ import annotations
+
+import os
+
+from dispatcher import Dispatcher, RetryPolicy
+from dispatcher.observe.hooks import AnyEvent
+
+from .samples import Meter
+
+__all__ = ["HEADERS", "QUEUE", "app", "coroutine", "function", "timed"]
+
+QUEUE = "bench"
+HEADERS = {"tenant": "acme", "request": "5f2b1c9e"}
+
+
+class EventCounter:
+    """An observer: every event is built and handed over."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_event(self, event: AnyEvent) -> None:
+        self.seen += 1
+
+
+app = Dispatcher(
+    f"sqlite:///{os.environ['BENCH_FILE']}",
+    default_queue=QUEUE,
+    retry=RetryPolicy(max_attempts=5),
+    observers=[EventCounter()],
+)
+meter = Meter()
+
+
+@app.task
+async def coroutine(number: int) -> None:
+    meter.tick()
+
+
+@app.task
+def function(number: int) -> None:
+    meter.tick()
+
+
+@app.task
+async def timed(sent_ns: int) -> None:
+    meter.arrived(sent_ns)

@@ -1,0 +1,79 @@
+"""The samples of a run, and the figures that are made of them: medians, spreads, and ratios within a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import msgspec
+
+from .catalogue import CASES, Case, Group
+from .samples import Sample
+
+__all__ = ["Results", "Spread"]
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """A figure over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+class Results:
+    """Samples by case and round. A case that was not measured, or failed, has none: its figures are None."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[int, Sample]] = {}
+
+    def add(self, name: str, number: int, sample: Sample) -> None:
+        self._samples.setdefault(name, {})[number] = sample
+
+    def has(self, name: str) -> bool:
+        return name in self._samples
+
+    def rate(self, name: str) -> Spread | None:
+        """Tasks a second."""
+        return self._spread(name, lambda sample: sample.count / sample.seconds)
+
+    def cpu_per_10k(self, name: str) -> Spread | None:
+        """CPU seconds for ten thousand tasks."""
+        return self._spread(name, lambda sample: sample.cpu_seconds / sample.count * 10_000)
+
+    def figure(self, name: str, figure: str) -> Spread | None:
+        return self._spread(name, lambda sample: sample.figures[figure])
+
+    def figures(self, name: str) -> list[str]:
+        """The names of the figures that a case has."""
+        return list(next(iter(self._samples[name].values())).figures)
+
+    def peer(self, group: Group) -> Case | None:
+        """The fastest of the group's peers."""
+        measured = [
+            (rate.median, index)
+            for index, case in enumerate(CASES)
+            if group.peers and case.name.startswith(group.peers) and (rate := self.rate(case.name)) is not None
+        ]
+        return CASES[max(measured)[1]] if measured else None
+
+    def ratio(self, name: str, group: Group) -> Spread | None:
+        """The rate of a case over that of the group's best peer, both of the same round."""
+        peer = self.peer(group)
+        if peer is None or name not in self._samples:
+            return None
+        ours, theirs = self._samples[name], self._samples[peer.name]
+        return _spread_of(
+            [
+                ours[number].count / ours[number].seconds / (theirs[number].count / theirs[number].seconds)
+                for number in ours
+                if number in theirs
+            ]
+        )
+
+    def _spread(self, name: str, value: Callable[[Sample], float]) -> Spread | None:
+        return _spread_of([value(sample) for sample in self._samples.get(name, {}).values()])
+
+
+def _spread_of(values: list[float]) -> Spread | None:
+    return Spread(median(values), min(values), max(values)) if values else None

@@ -1,0 +1,96 @@
+"""What was aimed for, and whether a run reached it. A target whose cases were not measured is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from .catalogue import GROUPS
+from .results import Results
+
+__all__ = ["Verdict", "verdicts"]
+
+TIE = 1 / 1.3
+"""Rates of two runs differ by up to this much with nothing changed."""
+
+DRAINS = ("coroutine-32", "coroutine-250", "function-32", "function-250")
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    what: str
+    wanted: str
+    got: str
+    met: bool
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """The median of each figure against its target."""
+    for what, value, sense, bound, form in _compared(results):
+        if value is not None:
+            met = value >= bound if sense == ">=" else value <= bound
+            yield Verdict(what, f"{'≥' if sense == '>=' else '≤'} {form.format(bound)}", form.format(value), met)
+
+
+Compared = tuple[str, float | None, Literal[">=", "<="], float, str]
+
+
+def _compared(results: Results) -> Iterator[Compared]:
+    yield "publish one by one, against huey with fsync", _ratio(results, "publish/dispatcher"), ">=", TIE, "{:.2f}x"
+    yield "publish, 100 publishers at once", _rate(results, "in-flight/dispatcher"), ">=", 60_000, "{:,.0f}/s"
+    yield "publish, `publish_many`", _rate(results, "in-flight/dispatcher-many"), ">=", 60_000, "{:,.0f}/s"
+    for drain in DRAINS:
+        yield f"drain, {drain}, against the best huey", _ratio(results, f"drain/dispatcher-{drain}"), ">=", 5, "{:.1f}x"
+    for drain in DRAINS:
+        yield (
+            f"worker CPU for 10k no-op tasks, {drain}",
+            _cpu(results, f"drain/dispatcher-{drain}"),
+            "<=",
+            0.25,
+            "{:.2f} s",
+        )
+    yield "latency at 200 tasks/s, p50", _figure(results, "latency/dispatcher", "p50_ms"), "<=", 0.6, "{:.2f} ms"
+    yield "latency at 200 tasks/s, p99", _figure(results, "latency/dispatcher", "p99_ms"), "<=", 2, "{:.2f} ms"
+    yield "an idle worker wakes, p99", _figure(results, "latency/dispatcher-wake", "p99_ms"), "<=", 20, "{:.2f} ms"
+    yield "worker start to first task", _figure(results, "start/dispatcher", "start_ms"), "<=", 250, "{:.0f} ms"
+    yield (
+        "memory after 20,000 tasks",
+        _figure(results, "drain/dispatcher-coroutine-32", "resident_mb"),
+        "<=",
+        40,
+        "{:.0f} MB",
+    )
+    for processes in (1, 4):
+        idle = _figure(results, f"idle/dispatcher-{processes}", "idle_cpu_percent")
+        yield f"idle CPU of a worker, {processes} on the file", idle, "<=", 0.5, "{:.2f} %"
+    for waiting in (10_000, 100_000, 1_000_000):
+        for what in ("publish", "drain"):
+            growth = _growth(results, waiting, f"{what}_us")
+            yield f"cost of a {what}, {waiting:,} waiting against 1,000", growth, "<=", 1 / TIE, "{:.2f}x"
+
+
+def _ratio(results: Results, name: str) -> float | None:
+    group = next(group for group in GROUPS if name.startswith(group.name + "/"))
+    spread = results.ratio(name, group)
+    return None if spread is None else spread.median
+
+
+def _rate(results: Results, name: str) -> float | None:
+    spread = results.rate(name)
+    return None if spread is None else spread.median
+
+
+def _cpu(results: Results, name: str) -> float | None:
+    spread = results.cpu_per_10k(name)
+    return None if spread is None else spread.median
+
+
+def _figure(results: Results, name: str, figure: str) -> float | None:
+    spread = results.figure(name, figure)
+    return None if spread is None else spread.median
+
+
+def _growth(results: Results, waiting: int, figure: str) -> float | None:
+    few, many = _figure(results, "growth/1000", figure), _figure(results, f"growth/{waiting}", figure)
+    return None if few is None or many is None else many / few

@@ -1,0 +1,263 @@
+"""One worker process: loads the app, runs its worker, takes signals, turns the end into an exit code.
+
+The first TERM, INT or HUP drains, the second cancels what runs, the third exits at once, also when the event loop is
+blocked: signals are taken by handlers of this module, so that a task's own KeyboardInterrupt is never one of them.
+Tasks are run by the app alone; nothing here touches a delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from ..brokers import redact_url
+from ..errors import BrokerUnavailable, DispatcherError, WorkerExhausted
+from ..observe.log_output import configure_logging
+from ..observe.logs import LogObserver
+from ..runtime.app import Dispatcher
+from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error
+from .locate import load_app, pick
+from .notices import AppStarted, AppStopped, SignalTaken, SupervisorLost
+from .progress import show_progress
+from .terminal import SHOW_CURSOR, log_stream, wants_color
+from .worker_options import WorkerOptions, worker_options
+
+__all__ = ["command"]
+
+EFFECTS = ("draining: again cancels what runs", "cancelling what runs: again exits at once")
+
+
+class Supervision:
+    """The two descriptors that join this process to its supervisor, and its number there (from zero)."""
+
+    def __init__(self, text: str) -> None:
+        self.lifeline, self.ready, self.number = (int(part) for part in text.split(","))
+        for descriptor in (self.lifeline, self.ready):
+            os.set_inheritable(descriptor, False)  # a task's own child must not hold them open
+
+    def say_ready(self) -> None:
+        try:
+            os.write(self.ready, b"%d\n" % self.number)
+        except BrokenPipeError:
+            pass  # the supervisor is gone: the life-line says so too
+
+
+class Signals:
+    """Counts the signals and does what each asks for. `taken_by` is the last one that cut the run short."""
+
+    def __init__(self, log: LogObserver, *, with_bar: bool) -> None:
+        self._log = log
+        self._with_bar = with_bar
+        self._run: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = False
+        self.count = 0
+        self.last = 0
+
+    def install(self) -> None:
+        names = ["SIGINT", "SIGTERM"]
+        hangup = getattr(signal, "SIGHUP", None)  # Unix only, like SIGUSR1
+        if (
+            hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+        ):  # `nohup` has it ignored, and means it
+            names.append("SIGHUP")
+        for name in names:
+            signal.signal(getattr(signal, name), self._on_signal)
+        if hasattr(signal, "SIGUSR1") and sys.stderr is not None:
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+    def attach(self, run: asyncio.Task[None]) -> None:
+        """From now on signals end this run."""
+        self._loop, self._run = run.get_loop(), run
+        for _ in range(min(self.count, 2)):
+            run.cancel()
+
+    def detach(self) -> None:
+        """The run is over: one more signal ends the process, whatever still keeps it."""
+        self._run = None
+        self._over = True
+
+    def drain(self) -> None:
+        """Drain without a signal, unless one came before."""
+        if self.count == 0:
+            self.count, self.last = 1, signal.SIGTERM
+            self._cancel("")
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.last = signum
+        if self.count >= 3 or self._over:
+            if self._with_bar:
+                os.write(sys.stderr.fileno(), SHOW_CURSOR)
+            os._exit(128 + signum)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel, signal.Signals(signum).name)
+
+    def _cancel(self, name: str) -> None:
+        if name:
+            self._log.on_event(SignalTaken(name, EFFECTS[min(self.count, 2) - 1]))
+        if self._run is not None:
+            self._run.cancel()
+
+
+@click.command("worker-process", hidden=True)
+@worker_options
+@click.option("--supervised", default=None, help="Life-line, ready pipe and number, from the supervisor.")
+@click.pass_context
+def command(ctx: click.Context, /, supervised: str | None = None, **common: Any) -> int:
+    """Run one worker process."""
+    options = WorkerOptions(**common)
+    supervision = None if supervised is None else Supervision(supervised)
+    target, app = load_app(options.target)
+    stream = log_stream(burst=options.burst)
+    with_bar = stream is not None
+    configure_logging(
+        options.level,
+        format="json" if options.log_format == "json" else "console",
+        stream=stream,
+        color=wants_color(ctx, sys.stderr),
+    )
+    for queue in options.queue_names or ():
+        pick("queue", queue, {known.name: known for known in app.queues}, exit_code=EXIT_CONFIG)
+    log = LogObserver()
+    signals = Signals(log, with_bar=with_bar)
+    signals.install()
+    log.on_event(_started(target, app, options))
+    bar = with_bar and (supervision is None or supervision.number == 0)
+    code, because = _run(app, options, signals, supervision, log, bar)
+    log.on_event(AppStopped(os.getpid(), code, because))
+    if code == EXIT_RECYCLE and supervision is None:
+        _start_anew()
+    if code > 128:
+        _exit_at_once(code)
+    return code
+
+
+def _run(
+    app: Dispatcher,
+    options: WorkerOptions,
+    signals: Signals,
+    supervision: Supervision | None,
+    log: LogObserver,
+    bar: bool,
+) -> tuple[int, str]:
+    """Run the worker to its end: the exit code, and why."""
+    try:
+        asyncio.run(_serve(app, options, signals, supervision, log, bar))
+    except asyncio.CancelledError:
+        if signals.count == 0:
+            return EXIT_INTERNAL, "the worker was cancelled by something else than a signal"
+        return (0, "drained") if signals.count == 1 else (128 + signals.last, "cut short")
+    except WorkerExhausted as error:
+        return EXIT_RECYCLE, str(error)
+    except DispatcherError as error:
+        failure = as_cli_error(error)
+        failure.show()
+        return failure.exit_code, str(error)
+    return 0, "drained" if signals.count else "the queues are empty"
+
+
+async def _serve(
+    app: Dispatcher,
+    options: WorkerOptions,
+    signals: Signals,
+    supervision: Supervision | None,
+    log: LogObserver,
+    bar: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+    run = asyncio.create_task((_work_with_bar if bar else _work)(app, options), name="dispatcher worker")
+    signals.attach(run)
+    if supervision is not None:
+        loop.add_reader(supervision.lifeline, _on_supervisor_lost, loop, supervision, signals, log)
+        supervision.say_ready()
+    try:
+        await run
+    finally:
+        signals.detach()
+
+
+async def _work_with_bar(app: Dispatcher, options: WorkerOptions) -> None:
+    """Run the worker under a progress bar on the terminal."""
+    queues = options.queue_names or [queue.name for queue in app.queues]
+    drawn = asyncio.Event()
+    progress = asyncio.create_task(show_progress(app.config.url, queues, sys.stderr, drawn), name="dispatcher progress")
+    try:
+        await drawn.wait()
+        await _work(app, options)
+    finally:
+        progress.cancel()
+        await asyncio.wait([progress])
+
+
+async def _work(app: Dispatcher, options: WorkerOptions) -> None:
+    """Run the worker. A broker that is not there yet is waited for without end, unless the app says how often to try."""
+    while True:
+        try:
+            return await app.run_worker(
+                options.queue_names,
+                limit=options.limit,
+                burst=options.burst,
+                name=options.name,
+                grace_seconds=options.grace_seconds,
+            )
+        except BrokerUnavailable:
+            if app.config.reconnection_retries is not None:
+                raise
+
+
+def _on_supervisor_lost(
+    loop: asyncio.AbstractEventLoop, supervision: Supervision, signals: Signals, log: LogObserver
+) -> None:
+    loop.remove_reader(supervision.lifeline)  # its end stays readable for ever
+    log.on_event(SupervisorLost(os.getpid()))
+    signals.drain()
+
+
+def _started(target: str, app: Dispatcher, options: WorkerOptions) -> AppStarted:
+    names = options.queue_names or [queue.name for queue in app.queues]
+    return AppStarted(
+        app=target,
+        broker=redact_url(app.config.url),
+        queues=",".join(names),
+        limit=options.limit,
+        pid=os.getpid(),
+        tasks=", ".join(f"{name} ({_at_timeout(task)})" for name, task in sorted(app.tasks.items())),
+    )
+
+
+def _at_timeout(task: Any) -> str:
+    config = task.config
+    if config.timeout_seconds is None:
+        return "no timeout"
+    return f"{config.timeout_seconds:g} s, then {config.on_timeout}"
+
+
+def _start_anew() -> NoReturn:
+    """Replace this process by a new one with the same command line: the only way to be rid of functions that never end."""
+    _flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """End without waiting for threads: a run that was cut short may have left one that never ends."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            pass  # its reader is gone

@@ -1,0 +1,132 @@
+"""The brokers that the conformance suite runs over, and what its tests share.
+
+To add a broker, write one function like `memory` below and enter it in `BROKERS`. What a broker cannot do would become
+a flag of `Rig` that the test asks for; today every broker can do everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dispatcher.brokers.base import Broker, BrokerEvent, Consumer, Delivery, Message, Session
+from dispatcher.brokers.memory import MemoryBroker, MemorySession
+from dispatcher.brokers.sqlite import SqliteBroker
+from dispatcher.brokers.sqlite.file import connect
+from dispatcher.brokers.sqlite.liveness import monotonic_ms
+from dispatcher.brokers.sqlite.members import LEASE_MS
+from dispatcher.model.topology import DeclareMode, Queue, Topology
+
+T = TypeVar("T")
+
+EXCHANGE = "conformance"
+DEADLINE_SECONDS = 20.0
+"""For waits that take milliseconds: reached only when something is broken."""
+
+
+class Rig:
+    """A broker under test and every session that a test opened on it."""
+
+    def __init__(self, broker: Broker, lose: Callable[[Session, str], Awaitable[None]]) -> None:
+        self.broker = broker
+        self.events: list[BrokerEvent] = []
+        self._lose = lose
+        self._sessions: dict[Session, str] = {}
+
+    async def connect(self, *queues: Queue, declare: DeclareMode = "create", exchange: str = EXCHANGE) -> Session:
+        """A new session; with `queues`, they are declared."""
+        name = f"conformance {len(self._sessions)}"
+        session = await soon(self.broker.connect(name=name, on_event=self.events.append))
+        self._sessions[session] = name
+        if queues:
+            await soon(session.declare(Topology(exchange, queues, declare)))
+        return session
+
+    async def lose(self, session: Session) -> None:
+        """End `session` without its doing: a cut link, or its process found dead. The broker has noticed on return."""
+        await soon(self._lose(session, self._sessions[session]))
+
+    async def close(self) -> None:
+        for session in self._sessions:
+            await soon(session.close())
+
+
+@asynccontextmanager
+async def memory(folder: Path) -> AsyncIterator[Rig]:
+    async def lose(session: Session, name: str) -> None:
+        assert isinstance(session, MemorySession)
+        session.lose()
+
+    yield Rig(MemoryBroker(), lose)
+
+
+@asynccontextmanager
+async def sqlite(folder: Path) -> AsyncIterator[Rig]:
+    path = folder / "broker.db"
+    broker = SqliteBroker(path)
+
+    async def lose(session: Session, name: str) -> None:
+        # As if its process had been stopped for minutes: the next session to open finds its lease run out.
+        connection = connect(str(path))
+        connection.execute("UPDATE sessions SET seen_ms = ? WHERE name = ?", (monotonic_ms() - 2 * LEASE_MS, name))
+        connection.close()
+        reaper = await broker.connect(name="reaper", on_event=lambda event: None)
+        await reaper.close()
+        await asyncio.wait({session.closed})
+
+    yield Rig(broker, lose)
+
+
+BROKERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {"memory": memory, "sqlite": sqlite}
+
+
+async def soon(what: Awaitable[T]) -> T:
+    """The result of `what`, which must come within the deadline."""
+    return await asyncio.wait_for(what, DEADLINE_SECONDS)
+
+
+def message(body: bytes = b"", key: str = "q", *, exchange: str = EXCHANGE, **fields: Any) -> Message:
+    return Message(
+        exchange=exchange, routing_key=key, body=body, uuid=fields.pop("uuid", "u-" + body.hex()[:32]), **fields
+    )
+
+
+async def publish(session: Session, *bodies: bytes, key: str = "q", **fields: Any) -> None:
+    """Publish one message per body, all in flight at once, and wait until each is accepted."""
+    await soon(asyncio.gather(*[session.publish(message(body, key, **fields)) for body in bodies]))
+
+
+async def take(consumer: Consumer, count: int) -> list[Delivery]:
+    """The next `count` deliveries, unsettled."""
+    return [await soon(anext(consumer)) for _ in range(count)]
+
+
+async def take_bodies(consumer: Consumer, count: int) -> list[bytes]:
+    """The bodies of the next `count` deliveries, each acked as it comes."""
+    bodies = []
+    for _ in range(count):
+        delivery = await soon(anext(consumer))
+        bodies.append(delivery.body)
+        delivery.ack()
+    return bodies
+
+
+async def waiting(rig: Rig, queue: str, *, key: str | None = None) -> list[bytes]:
+    """The bodies of everything that waits in `queue` now, in order of delivery; they are gone then.
+
+    The queue has no other consumer. A last message of the lowest priority marks the end, so that nothing
+    is waited for in vain.
+    """
+    session = await rig.connect()
+    mark = b"the end of " + queue.encode() + str(time.monotonic_ns()).encode()
+    await publish(session, mark, key=key or queue, priority=0)
+    consumer = await session.consume(queue, prefetch=1)
+    bodies: list[bytes] = []
+    while not bodies or bodies[-1] != mark:
+        bodies += await take_bodies(consumer, 1)
+    await session.close()
+    return bodies[:-1]

@@ -1,0 +1,159 @@
+"""`send_sync`: from synchronous code, from threads, inside an async program, and after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from dispatcher import ArgumentError, BrokerUnavailable, Dispatcher, Unroutable
+
+
+def counting_app(url: str) -> Dispatcher:
+    app = Dispatcher(url)
+
+    @app.task(name="task")
+    def task(number: int) -> None: ...
+
+    return app
+
+
+async def ready(app: Dispatcher) -> int:
+    async with app:
+        return (await app.server.inspector.depth("default")).ready
+
+
+def test_from_plain_code(url: str) -> None:
+    """It blocks until the task is kept, and raises what `send` would."""
+    app = counting_app(url)
+    receipt = app.tasks["task"].options(uuid="u1").send_sync(1)
+    assert receipt.uuid == "u1"
+    with pytest.raises(ArgumentError):
+        app.tasks["task"].send_sync("no number")
+    with pytest.raises(Unroutable):
+        app.tasks["task"].options(queue="nowhere").send_sync(1)
+    assert asyncio.run(ready(app)) == 1
+    app.close_sync()
+    app.close_sync()
+    app.tasks["task"].send_sync(2)
+    app.close_sync()
+    assert asyncio.run(ready(app)) == 2
+
+
+def test_from_many_threads_at_once(url: str) -> None:
+    """One connection serves all threads of a process."""
+    app = counting_app(url)
+    before = threading.active_count()
+
+    def send() -> None:
+        for number in range(20):
+            app.tasks["task"].send_sync(number)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The I/O thread, and on SQLite the writer thread of its one session.
+    assert threading.active_count() <= before + 2
+    assert asyncio.run(ready(app)) == 160
+    app.close_sync()
+
+
+async def test_from_a_thread_inside_an_async_program(url: str) -> None:
+    """A thread beside a running loop sends without touching that loop; a plain task of a worker does so too."""
+    app = counting_app(url)
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @app.task(queue="parents")
+    def parent() -> None:
+        app.tasks["task"].send_sync(1)
+        loop.call_soon_threadsafe(done.set)
+
+    async with app:
+        await asyncio.to_thread(app.tasks["task"].send_sync, 1)
+        await parent.send()
+        running = asyncio.create_task(app.run_worker(["parents"]))
+        await asyncio.wait_for(done.wait(), 30)
+        running.cancel()
+        await running
+        assert await ready(app) == 2
+    app.close_sync()
+
+
+FORKING = """
+    import os, sys
+    from dispatcher import Dispatcher
+
+    app = Dispatcher(sys.argv[1])
+
+    @app.task
+    def task(number: int) -> None: ...
+
+    task.send_sync(0)
+    children = []
+    for number in range(1, 4):
+        pid = os.fork()
+        if pid == 0:
+            task.send_sync(number)
+            app.close_sync()
+            os._exit(0)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    task.send_sync(4)
+    assert codes == [0, 0, 0], codes
+"""
+
+
+def test_after_a_fork(tmp_path: Path) -> None:
+    """Every forked child opens its own connection, and the parent's goes on: web servers fork after loading the app."""
+    url = f"sqlite:///{tmp_path}/fork.db"
+    code = textwrap.dedent(FORKING)
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert asyncio.run(ready(counting_app(url))) == 5
+
+
+EXITING = """
+    import sys
+    from dispatcher import Dispatcher
+
+    app = Dispatcher(sys.argv[1])
+
+    @app.task
+    def task(number: int) -> None: ...
+
+    for number in range(3):
+        task.send_sync(number)
+"""
+
+
+def test_a_script_that_just_ends(tmp_path: Path) -> None:
+    """A script needs no clean-up: it ends at once, with nothing lost and nothing on stderr."""
+    url = f"sqlite:///{tmp_path}/script.db"
+    code = textwrap.dedent(EXITING)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", code, url],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert asyncio.run(ready(counting_app(url))) == 3
+    assert not [name for name in os.listdir(tmp_path / "script.db-dispatcher") if name.endswith(".fifo")]
+
+
+def test_no_broker_is_an_error_not_a_wait(tmp_path: Path) -> None:
+    """A folder that does not exist is told at once."""
+    app = counting_app(f"sqlite:///{tmp_path}/missing/folder.db")
+    with pytest.raises(Exception, match="missing") as caught:
+        app.tasks["task"].send_sync(1)
+    assert not isinstance(caught.value, BrokerUnavailable)

@@ -1,0 +1,339 @@
+"""The executors of the worker's own process: coroutines on its loop, plain functions in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from contextvars import ContextVar
+
+import executor_tasks as tasks
+import pytest
+
+from dispatcher.errors import ConfigError, TaskTimeout
+from dispatcher.model.outcome import RETURNED, CutShort, Raised, Result
+from dispatcher.observe.context import CURRENT_TASK, CurrentTask, current_task
+from dispatcher.runtime.executors import Call, CoroutineExecutor, Executor, ThreadExecutor, result_of
+
+CURRENT = CurrentTask("u", "t", 1, False, {}, "q")
+TIMED_OUT = result_of(TaskTimeout("too long"))
+COLOUR: ContextVar[str] = ContextVar("colour", default="none")
+
+
+def type_of(result: Result) -> str:
+    assert isinstance(result, Raised), result
+    return result.failure.type
+
+
+# --- coroutines ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_coroutine_runs_in_its_own_context() -> None:
+    """current_task() is right before and after each suspension, for tasks that run at once."""
+    executor = CoroutineExecutor()
+    seen: list[tuple[str, str]] = []
+
+    async def look(name: str) -> None:
+        before = current_task().uuid
+        await asyncio.sleep(0)
+        seen.append((name, before + current_task().uuid))
+
+    runs = [executor.submit(Call(look, (n,), CurrentTask(n, "t", 1, False, {}, "q"))) for n in "abc"]
+    assert await asyncio.gather(*runs) == [RETURNED] * 3
+    assert seen == [("a", "aa"), ("b", "bb"), ("c", "cc")]
+    assert CURRENT_TASK.get() is None
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+async def test_what_a_coroutine_raises_stays_its_own(kind: str) -> None:
+    """SystemExit out of a coroutine would otherwise end the loop and cancel everything on it."""
+    assert type_of(await CoroutineExecutor().submit(Call(tasks.raises_async, (kind,), CURRENT))) == kind
+
+
+async def test_stop_cancels_and_promises_its_result() -> None:
+    """A coroutine that is stopped ends with the result that stop was given."""
+    executor = CoroutineExecutor()
+    started = asyncio.Event()
+
+    async def hang() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    call = Call(hang, (), CURRENT)
+    run = executor.submit(call)
+    await started.wait()
+    assert executor.stop(call, TIMED_OUT)
+    assert await run == TIMED_OUT
+    assert not executor.stop(call, CutShort())
+
+
+async def test_stop_before_the_first_step() -> None:
+    """Stopped at once, it never starts, and its future still resolves."""
+    executor = CoroutineExecutor()
+    ran: list[int] = []
+
+    async def note() -> None:
+        await asyncio.sleep(0)
+        ran.append(1)
+
+    call = Call(note, (), CURRENT)
+    run = executor.submit(call)
+    assert executor.stop(call, TIMED_OUT)
+    assert await run == TIMED_OUT
+    assert ran == []
+
+
+async def test_a_swallowed_cancellation_is_still_a_stop() -> None:
+    """A function that catches its cancellation and returns has not done its work."""
+    executor = CoroutineExecutor()
+    started = asyncio.Event()
+
+    async def swallow() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    call = Call(swallow, (), CURRENT)
+    run = executor.submit(call)
+    await started.wait()
+    executor.stop(call, TIMED_OUT)
+    assert await run == TIMED_OUT
+
+
+async def test_a_run_that_was_given_up_tells_its_own_end() -> None:
+    """Who gives up waiting for a stop takes the promise back: the run's own result counts again."""
+    executor = CoroutineExecutor()
+    started, cancelled, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def ignore() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+        await go_on.wait()
+
+    call = Call(ignore, (), CURRENT)
+    run = executor.submit(call)
+    await started.wait()
+    executor.stop(call, TIMED_OUT)
+    await cancelled.wait()
+    call.stopped = None
+    go_on.set()
+    assert await run == RETURNED
+
+
+async def test_a_cancellation_of_its_own_is_a_failure() -> None:
+    """A task that raises CancelledError, or cancels itself, failed; handing it back would run it in a loop."""
+    executor = CoroutineExecutor()
+
+    async def raises() -> None:
+        raise asyncio.CancelledError
+
+    async def cancels_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    for function in (raises, cancels_itself):
+        assert type_of(await executor.submit(Call(function, (), CURRENT))) == "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_a_cancellation_from_elsewhere_cuts_it_short(turns: int) -> None:
+    """The loop is torn down, or a waiter was cancelled: no attempt may be counted."""
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    run = CoroutineExecutor().submit(Call(hang, (), CURRENT))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    run.cancel()
+    assert await run == CutShort()
+
+
+async def test_timeouts_inside_a_coroutine_work() -> None:
+    """asyncio.timeout cancels the task it is in; that is the task's own business."""
+
+    async def slow() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    assert type_of(await CoroutineExecutor().submit(Call(slow, (), CURRENT))) == "TimeoutError"
+
+
+async def test_closing_the_loop_executor_cuts_short_what_runs() -> None:
+    """After close every future is resolved, and new calls are refused."""
+    executor = CoroutineExecutor()
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    runs = [executor.submit(Call(hang, (), CURRENT)) for _ in range(3)]
+    assert await executor.close() == 0
+    assert [run.result() for run in runs] == [CutShort()] * 3
+    assert await executor.submit(Call(hang, (), CURRENT)) == CutShort()
+    assert await executor.close() == 0
+
+
+async def test_closing_waits_for_its_grace() -> None:
+    """What ends within the grace ends by itself."""
+    executor = CoroutineExecutor()
+    run = executor.submit(Call(tasks.nothing_async, (), CURRENT))
+    assert await executor.close(30) == 0
+    assert run.result() == RETURNED
+
+
+# --- threads ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_plain_function_runs_in_a_daemon_thread_with_its_context() -> None:
+    """It sees its task and the caller's context variables, and leaves nothing in them."""
+    executor = ThreadExecutor(1)
+    COLOUR.set("red")
+    seen: list[tuple[str, str, bool, bool]] = []
+
+    def look() -> None:
+        thread = threading.current_thread()
+        seen.append((current_task().uuid, COLOUR.get(), thread.daemon, thread is threading.main_thread()))
+        COLOUR.set("blue")
+
+    for _ in range(2):
+        assert await executor.submit(Call(look, (), CURRENT)) == RETURNED
+    assert seen == [("u", "red", True, False)] * 2
+    assert COLOUR.get() == "red"
+    assert await executor.close() == 0
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+async def test_what_a_function_raises_stays_in_its_thread(kind: str) -> None:
+    """The thread serves on."""
+    executor = ThreadExecutor(1)
+    assert type_of(await executor.submit(Call(tasks.raises, (kind,), CURRENT))) == kind
+    assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == RETURNED
+    await executor.close()
+
+
+async def test_threads_are_started_when_needed_and_never_more_than_the_maximum() -> None:
+    """One thread for calls one after the other; as many as allowed for calls at once; the rest waits."""
+    executor = ThreadExecutor(3)
+    names: set[str] = set()
+    gate = threading.Event()
+    at_work = threading.Semaphore(0)
+
+    def note() -> None:
+        names.add(threading.current_thread().name)
+
+    def wait() -> None:
+        note()
+        at_work.release()
+        gate.wait()
+
+    for _ in range(20):
+        await executor.submit(Call(note, (), CURRENT))
+    assert len(names) == 1
+    runs = [executor.submit(Call(wait, (), CURRENT)) for _ in range(10)]
+    for _ in range(3):
+        await asyncio.to_thread(at_work.acquire)
+    gate.set()
+    assert await asyncio.gather(*runs) == [RETURNED] * 10
+    assert len(names) == 3
+    await executor.close()
+
+
+async def test_every_result_arrives_from_many_threads() -> None:
+    """Results are gathered in batches; none is left lying when threads end at the same moment."""
+    executor = ThreadExecutor(8)
+    for _ in range(20):
+        runs = [executor.submit(Call(tasks.nothing, (), CURRENT)) for _ in range(100)]
+        assert await asyncio.gather(*runs) == [RETURNED] * 100
+    await executor.close()
+
+
+async def test_a_thread_that_never_ends_holds_up_nobody() -> None:
+    """Others run beside it; close abandons it, says so, and resolves its future."""
+    executor: Executor = ThreadExecutor(2)
+    gate = threading.Event()
+    stuck = Call(gate.wait, (), CURRENT)
+    run = executor.submit(stuck)
+    assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == RETURNED
+    assert not executor.stop(stuck, TIMED_OUT)
+    assert await executor.close() == 1
+    assert run.result() == CutShort()
+    assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == CutShort()
+    gate.set()
+
+
+async def test_calls_that_wait_for_a_thread_are_cut_short_at_close() -> None:
+    """What had not started never starts."""
+    executor = ThreadExecutor(1)
+    gate, at_work = threading.Event(), threading.Event()
+    ran: list[int] = []
+
+    def hold() -> None:
+        at_work.set()
+        gate.wait()
+
+    first = executor.submit(Call(hold, (), CURRENT))
+    second = executor.submit(Call(lambda: ran.append(1), (), CURRENT))
+    await asyncio.to_thread(at_work.wait)
+    assert await executor.close() == 1
+    gate.set()
+    assert (first.result(), second.result(), ran) == (CutShort(), CutShort(), [])
+
+
+async def test_closing_waits_for_threads_within_the_grace() -> None:
+    """A function that ends in time counts with its own result."""
+    executor = ThreadExecutor(1)
+    run = executor.submit(Call(tasks.nothing, (), CURRENT))
+    assert await executor.close(30) == 0
+    assert run.result() == RETURNED
+
+
+async def test_no_more_threads_is_the_calls_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no thread, the task failed; the worker lives, and tries again with the next one."""
+    executor = ThreadExecutor(1)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        result = await executor.submit(Call(tasks.nothing, (), CURRENT))
+    assert isinstance(result, Raised)
+    assert "can't start new thread" in result.failure.message
+    assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == RETURNED
+    await executor.close()
+
+
+async def test_a_maximum_below_one_is_refused() -> None:
+    """It would run nothing, for ever."""
+    with pytest.raises(ConfigError, match="1 or more"):
+        ThreadExecutor(0)
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_program() -> None:
+    """The interpreter ends although a task's function does not, and although nobody closed the executor."""
+    program = """
+import asyncio, threading
+from dispatcher.observe.context import CurrentTask
+from dispatcher.runtime.executors import Call, ThreadExecutor
+
+async def main():
+    started = threading.Event()
+    def hang():
+        started.set()
+        threading.Event().wait()
+    ThreadExecutor(1).submit(Call(hang, (), CurrentTask("u", "t", 1, False, {}, "q")))
+    started.wait()
+
+asyncio.run(main())
+print("the end")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the end\n", "")
