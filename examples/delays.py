@@ -23,8 +23,8 @@ async def say(word: str) -> None:
 
 async def main() -> None:
     async with app:
-        await say.options(delay_seconds=1).send("later")
-        await say.options(eta=datetime.now(UTC) + timedelta(seconds=0.5)).send("soon")
+        await say.options(delay_seconds=2).send("later")
+        await say.options(eta=datetime.now(UTC) + timedelta(seconds=1)).send("soon")
         await say.options(priority=1).send("third: priority 1")
         await say.send("second: no priority counts as 4")
         await say.options(priority=9).send("first: priority 9")

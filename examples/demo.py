@@ -200,20 +200,27 @@ async def watch(
 
 
 async def kill_one(run: Run, workers: Workers) -> None:
-    """`kill -9` the busiest worker process; note what it was running."""
-    busy = {pid: runs for pid, runs in run.ledger.open_runs.items() if runs}
-    if not busy:
-        return  # none is at this very moment: the next look finds one
-    victim = max(busy, key=lambda pid: len(busy[pid]))
-    os.kill(victim, signal.SIGKILL)
+    """`kill -9` a worker process in the middle of a task; note what it was running.
+
+    It is stopped for a moment first, because tasks are short: what it has started and not ended is then certain.
+    """
+    ledger = run.ledger
+    victim = max(ledger.open_runs, key=lambda pid: len(ledger.open_runs[pid]))
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        ledger.read()
+    finally:
+        caught = set(ledger.open_runs[victim])
+        os.kill(victim, signal.SIGKILL if caught else signal.SIGCONT)
+    if not caught:
+        return  # it was between two tasks: the next look tries again
+    run.victim, run.cut_short = victim, caught
     deadline = time.monotonic() + STOP_SECONDS
     while not any(ended["pid"] == victim for ended in workers.events("worker_process.ended")):
         if time.monotonic() > deadline:
             raise DemoFailed(f"the supervisor did not notice the end of process {victim} within {STOP_SECONDS:g} s")
         await asyncio.sleep(LOOK_EVERY_SECONDS)
-    run.ledger.read()
-    run.victim = victim
-    run.cut_short = set(run.ledger.open_runs[victim])
 
 
 def restarted(workers: Workers) -> bool:
@@ -264,7 +271,11 @@ def report(run: Run, workers: Workers, files: list[str], missing: str) -> list[s
         ("tasks sent", len(run.paths), f"in {run.sent_seconds:.1f} s, each on disk before its publish returned"),
         ("runs", ledger.runs, f"by {len(ledger.open_runs)} processes, all done after {run.seconds:.1f} s"),
         ("retried", ledger.retries, "runs after a failed attempt"),
-        ("redelivered", ledger.redeliveries, f"process {run.victim} was killed while it ran {len(run.cut_short)}"),
+        (
+            "redelivered",
+            ledger.redeliveries,
+            f"after kill -9 of process {run.victim}, in the middle of {len(run.cut_short)}",
+        ),
         ("done twice", ledger.finished - len(ledger.figures), "finished, but not acked before the kill"),
         ("dead letters", len(run.dead), ", ".join(run.dead.values()).replace(os.path.dirname(missing) + "/", "")),
         ("lost", len(run.lost), ""),

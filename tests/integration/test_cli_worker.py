@@ -271,3 +271,40 @@ def test_a_closed_standard_output_and_error_do_not_matter(cli: Cli) -> None:
         pass  # each look is a process of its own, so this does not spin
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("ConnectionLost('no connection after 3 retries')", 69),
+        ("StorageFull('the disk is full')", 74),
+        ("AuthenticationError('the broker refused the login')", 78),
+        ("RuntimeError('a fault of ours')", 70),
+    ],
+)
+def test_every_end_of_a_worker_has_its_exit_code(cli: Cli, error: str, code: int) -> None:
+    """Said in one line; only a fault of Dispatcher itself comes with a traceback."""
+    cli.write(
+        "broken.py",
+        "from dispatcher import Dispatcher\nfrom dispatcher.errors import *\n"
+        f"class Broken(Dispatcher):\n    async def run_worker(self, *args, **kwargs): raise {error}\n"
+        "app = Broken()\n",
+    )
+    done = cli.run("worker", "broken:app")
+    assert done.returncode == code
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("dispatcher: error: ")]
+    assert error.split("'")[1] in line
+    assert ("Traceback" in done.stderr) == (code == 70)
+
+
+def test_a_supervisor_ends_with_the_code_of_a_broker_given_up(cli: Cli) -> None:
+    """When every child has given up, restarting would not help."""
+    cli.write(
+        "broken.py",
+        "from dispatcher import Dispatcher\nfrom dispatcher.errors import ConnectionLost\n"
+        "class Broken(Dispatcher):\n    async def run_worker(self, *args, **kwargs): raise ConnectionLost('gone')\n"
+        "app = Broken()\n",
+    )
+    worker = cli.start("worker", "broken:app", "-p", "2")
+    assert worker.exit_code() == 69
+    worker.wait_until_all_gone()

@@ -45,7 +45,7 @@ async def test_the_design_example_runs(url: str, recorder: Recorder) -> None:
             url=url,
             exchange="dispatcher_example",
             default_routing_key="dispatcher_rk",
-            init_queues=[Queue("queue_1", binding_keys=["dispatcher_rk"])],  # type: ignore[arg-type]
+            init_queues=[Queue("queue_1", binding_keys=["dispatcher_rk"])],
             observers=[recorder],
         )
     )

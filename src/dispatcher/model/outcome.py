@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..errors import ConfigError
-from .retry import DEFAULT_ASKED_POLICY, Failure, RetryRule
+from .retry import DEFAULT_ASKED_POLICY, MAX_DELAY_SECONDS, Failure, RetryRule
 
 __all__ = [
     "ACK",
@@ -131,8 +131,8 @@ class Discard(TaskControl):
 def _check_seconds(what: str, seconds: object, *, none: bool) -> None:
     if seconds is None and none:
         return
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-        raise ConfigError(f"{what}: expected a number of seconds, zero or more, got {seconds!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_DELAY_SECONDS:
+        raise ConfigError(f"{what}: expected 0 to {MAX_DELAY_SECONDS} seconds (ten years), got {seconds!r}")
 
 
 # --- results: what happened ---------------------------------------------------------------------------------------
@@ -309,6 +309,7 @@ def _after_failure(result: Raised, policy: RetryRule | None, attempt: int) -> Ou
         return DeadLetter("failed", f"{failure.type}: {failure.message}", failure)
     if result.after_seconds is not None:
         return RetryLater(result.after_seconds, False, failure)
+    _check_seconds("the retry rule's delay", delay, none=False)
     return RetryLater(delay, rule.jitter, failure)
 
 

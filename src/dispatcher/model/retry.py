@@ -11,7 +11,10 @@ import msgspec
 
 from ..errors import ConfigError
 
-__all__ = ["DEFAULT_ASKED_POLICY", "Failure", "RetryPolicy", "RetryRule"]
+__all__ = ["DEFAULT_ASKED_POLICY", "MAX_DELAY_SECONDS", "Failure", "RetryPolicy", "RetryRule"]
+
+MAX_DELAY_SECONDS = 10 * 366 * 86_400
+"""The longest delay anywhere: ten years."""
 
 Backoff = Literal["exponential", "linear", "constant"]
 

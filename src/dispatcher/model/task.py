@@ -13,14 +13,13 @@ import msgspec
 
 from ..errors import ArgumentError
 from . import headers as names
+from .retry import MAX_DELAY_SECONDS
 from .topology import check_name
 
-__all__ = ["MAX_DELAY_SECONDS", "NAME_PATTERN", "Receipt", "Task", "TaskArgument", "check_task_name", "new_uuid"]
+__all__ = ["NAME_PATTERN", "Receipt", "Task", "TaskArgument", "check_task_name", "new_uuid"]
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 MAX_UUID_BYTES = 255
-MAX_DELAY_SECONDS = 10 * 366 * 86_400
-"""The longest delay: ten years. What is longer is refused at send."""
 
 _force = msgspec.structs.force_setattr
 

@@ -5,6 +5,8 @@ Nothing here talks to a broker. A session receives a `Topology` and creates, ver
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -31,6 +33,7 @@ DELAY_EXCHANGE = "dispatcher.delay"
 DeclareMode = Literal["create", "verify", "never"]
 QueueType = Literal["quorum", "classic"]
 
+_UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 MAX_SHORT_STRING = 255  # AMQP 0-9-1, section 4.2.5.3: a short string holds at most 255 bytes of UTF-8
 
 
@@ -49,7 +52,7 @@ def check_name(what: str, name: object, *, room: int = 0) -> str:
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > MAX_SHORT_STRING - room:
         raise ConfigError(f"{what}: expected at most {MAX_SHORT_STRING - room} bytes of UTF-8, got {size}")
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in name):
+    if _UNFIT.search(name):
         raise ConfigError(f"{what}: expected no control characters or lone surrogates, got {name!r}")
     return name
 
@@ -57,7 +60,7 @@ def check_name(what: str, name: object, *, room: int = 0) -> str:
 class Queue(msgspec.Struct, frozen=True):
     """A queue and the routing keys it is bound to.
 
-    `binding_keys`: keys on the server's exchange; none means the queue is bound to nothing there.
+    `binding_keys`: keys on the server's exchange, kept as a tuple; none means the queue is bound to nothing there.
     `type`: `"quorum"` (replicated) or `"classic"`; the embedded broker has one kind and takes both.
     `max_priority`: asks RabbitMQ's classic queues to order by priority; None leaves it to the broker. The embedded
     broker always orders by priority.
@@ -66,7 +69,7 @@ class Queue(msgspec.Struct, frozen=True):
     """
 
     name: str
-    binding_keys: tuple[str, ...] = ()
+    binding_keys: Sequence[str] = ()
     type: QueueType = "quorum"
     max_priority: int | None = None
     max_length: int | None = None

@@ -56,7 +56,7 @@ def command() -> None:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Show at most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context
-def list_command(
+def _list_command(
     ctx: click.Context, target: str | None, url: str | None, queue: str | None, task: str | None, reason: Any,
     limit: int, as_json: bool,
 ) -> None:  # fmt: skip
@@ -115,7 +115,7 @@ async def _queues(session: Session, queue: str | None) -> list[str]:
 @broker_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context
-def show_command(ctx: click.Context, words: tuple[str, ...], url: str | None, as_json: bool) -> None:
+def _show_command(ctx: click.Context, words: tuple[str, ...], url: str | None, as_json: bool) -> None:
     """Show the dead letter of UUID whole: arguments, headers, error and traceback."""
     target, uuids = _split(words, url)
     if len(uuids) != 1:
@@ -209,7 +209,7 @@ def _as_json(letter: DeadLetter) -> bytes:
 @click.option("--all", "every", is_flag=True, help="All that the filters leave.")
 @click.option("--to", "to_queue", default=None, metavar="QUEUE", help="To another queue than the one they died in.")
 @click.pass_context
-def replay_command(
+def _replay_command(
     ctx: click.Context, words: tuple[str, ...], url: str | None, queue: str | None, task: str | None, reason: Any,
     every: bool, to_queue: str | None,
 ) -> None:  # fmt: skip
@@ -266,7 +266,7 @@ async def _bar(session: Session, queues: list[str], label: str) -> AsyncIterator
 @_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
-def purge_command(
+def _purge_command(
     ctx: click.Context, target: str | None, url: str | None, queue: str | None, task: str | None, reason: Any, yes: bool
 ) -> None:
     """Delete dead letters for good: all that the filters leave. Asks first."""

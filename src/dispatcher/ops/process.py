@@ -35,7 +35,7 @@ __all__ = ["command"]
 EFFECTS = ("draining: again cancels what runs", "cancelling what runs: again exits at once")
 
 
-class Supervision:
+class _Supervision:
     """The two descriptors that join this process to its supervisor, and its number there (from zero)."""
 
     def __init__(self, text: str) -> None:
@@ -50,7 +50,7 @@ class Supervision:
             pass  # the supervisor is gone: the life-line says so too
 
 
-class Signals:
+class _Signals:
     """Counts the signals and does what each asks for. `taken_by` is the last one that cut the run short."""
 
     def __init__(self, log: LogObserver, *, with_bar: bool) -> None:
@@ -115,7 +115,7 @@ class Signals:
 def command(ctx: click.Context, /, supervised: str | None = None, **common: Any) -> int:
     """Run one worker process."""
     options = WorkerOptions(**common)
-    supervision = None if supervised is None else Supervision(supervised)
+    supervision = None if supervised is None else _Supervision(supervised)
     target, app = load_app(options.target)
     stream = log_stream(burst=options.burst)
     with_bar = stream is not None
@@ -128,7 +128,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     for queue in options.queue_names or ():
         pick("queue", queue, {known.name: known for known in app.queues}, exit_code=EXIT_CONFIG)
     log = LogObserver()
-    signals = Signals(log, with_bar=with_bar)
+    signals = _Signals(log, with_bar=with_bar)
     signals.install()
     log.on_event(_started(target, app, options))
     bar = with_bar and (supervision is None or supervision.number == 0)
@@ -144,8 +144,8 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
 def _run(
     app: Dispatcher,
     options: WorkerOptions,
-    signals: Signals,
-    supervision: Supervision | None,
+    signals: _Signals,
+    supervision: _Supervision | None,
     log: LogObserver,
     bar: bool,
 ) -> tuple[int, str]:
@@ -168,8 +168,8 @@ def _run(
 async def _serve(
     app: Dispatcher,
     options: WorkerOptions,
-    signals: Signals,
-    supervision: Supervision | None,
+    signals: _Signals,
+    supervision: _Supervision | None,
     log: LogObserver,
     bar: bool,
 ) -> None:
@@ -215,7 +215,7 @@ async def _work(app: Dispatcher, options: WorkerOptions) -> None:
 
 
 def _on_supervisor_lost(
-    loop: asyncio.AbstractEventLoop, supervision: Supervision, signals: Signals, log: LogObserver
+    loop: asyncio.AbstractEventLoop, supervision: _Supervision, signals: _Signals, log: LogObserver
 ) -> None:
     loop.remove_reader(supervision.lifeline)  # its end stays readable for ever
     log.on_event(SupervisorLost(os.getpid()))

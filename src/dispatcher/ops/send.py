@@ -21,7 +21,7 @@ __all__ = ["command"]
 NEGATIVE_NUMBER = re.compile(r"-(\d|\.\d|inf)", re.IGNORECASE)
 
 
-class SendCommand(click.Command):
+class _SendCommand(click.Command):
     """Takes `-3` for an argument, and still refuses an option that does not exist."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -39,7 +39,7 @@ def _near(command: click.Command, word: str) -> list[str]:
     return [name for name in names if name.startswith(word[:4])]
 
 
-class MomentType(click.ParamType[datetime]):
+class _Moment(click.ParamType[datetime]):
     """ISO 8601 with a time zone."""
 
     name = "moment"
@@ -57,12 +57,12 @@ class MomentType(click.ParamType[datetime]):
         return moment
 
 
-@click.command("send", cls=SendCommand, context_settings={"ignore_unknown_options": True})
+@click.command("send", cls=_SendCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("target", metavar="MODULE:APP")
 @click.argument("task")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--delay", "delay_seconds", type=float, metavar="SECONDS", help="Wait before it is delivered.")
-@click.option("--eta", type=MomentType(), metavar="TIME", help="Deliver it then: ISO 8601 with a time zone.")
+@click.option("--eta", type=_Moment(), metavar="TIME", help="Deliver it then: ISO 8601 with a time zone.")
 @click.option("--priority", type=int, metavar="0-9", help="Higher goes first.  [default: 4]")
 @click.option("--expires", "expires_seconds", type=float, metavar="SECONDS", help="Dead letter unless started by then.")
 @click.option("--queue", default=None, help="Another queue than the task's own.")

@@ -265,8 +265,8 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
         cancelled = True  # the caller asked for the drain, which follows
     finally:
         for reason in reasons:
-            if not reason.done():
-                reason.cancel()
+            if not reason.cancel() and not reason.cancelled():
+                reason.exception()  # read: where the caller cancelled, nobody else will
     await _close_all(workers, grace_seconds)
     if cancelled:
         return

@@ -54,8 +54,11 @@ class TaskConfig(msgspec.Struct, frozen=True):
                 "executor='thread': expected a plain function, got a coroutine function; leave executor out"
             )
         self._check_on_timeout()
-        if self.retry is not None and not callable(getattr(self.retry, "delay_seconds", None)):
-            raise ConfigError(f"retry: expected a RetryPolicy or None, got {self.retry!r}")
+        rule = self.retry
+        if rule is not None and not (callable(getattr(rule, "delay_seconds", None)) and hasattr(rule, "jitter")):
+            raise ConfigError(
+                f"retry: expected a RetryPolicy, or an object with delay_seconds() and jitter, got {rule!r}"
+            )
 
     @property
     def is_coroutine(self) -> bool:

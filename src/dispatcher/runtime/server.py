@@ -126,11 +126,8 @@ class Server:
         self.config = config
         self._broker = broker
         self._loop = asyncio.get_running_loop()
-        self.hub = EventHub(
-            LogObserver(config.logger or default_log(debug=config.debug_mode)),
-            config.observers,
-            debug=config.debug_mode,
-        )
+        log = LogObserver(config.logger or default_log(debug=config.debug_mode))
+        self.hub = EventHub(log, config.observers, debug=log.wants_debug)
         self._publisher = Publisher(
             self,
             self.hub,
@@ -284,14 +281,14 @@ class Server:
             error = session.closed.exception()
             self._forget_dead_session()
             if not isinstance(error, ConnectionLost):
-                self._give_up(
+                self.give_up(
                     error if isinstance(error, DispatcherError) else ConnectionLost(f"the session ended: {error}")
                 )
                 return
             try:
                 await self._reconnect(error)
             except (ConnectionLost, StorageError) as final:
-                self._give_up(final)
+                self.give_up(final)
                 return
 
     async def _reconnect(self, error: ConnectionLost) -> None:
@@ -312,9 +309,11 @@ class Server:
                 return
         raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {last}")
 
-    def _give_up(self, error: DispatcherError) -> None:
-        self._given_up = error
-        self._closing = self._loop.create_task(self._close(None), name="dispatcher server close")
+    def give_up(self, error: DispatcherError) -> None:
+        """End the server: it closes as in `close()`, and `wait_closed()` raises `error`."""
+        if self._closing is None:
+            self._given_up = error
+            self._closing = self._loop.create_task(self._close(None), name="dispatcher server close")
 
     def _on_broker_event(self, event: BrokerEvent) -> None:
         self.hub.emit(event)

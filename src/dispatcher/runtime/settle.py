@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ..brokers.base import Delivery, Message, Session
-from ..errors import ConnectionLost, DeliveryLost, PublishError, StorageError
+from ..errors import ConnectionLost, DeliveryLost, DispatcherError
 from ..model import headers as names
 from ..model.outcome import Ack, DeadLetter, HandBack, OfferAgain, Outcome, RetryLater, SnoozeLater
 from ..model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
@@ -93,7 +93,7 @@ class Settler:
                 item.delivery.ack()
             except (ConnectionLost, DeliveryLost):
                 break
-            except (PublishError, StorageError, TimeoutError) as error:
+            except (DispatcherError, TimeoutError) as error:
                 text = f"{type(error).__name__}: {error}"
                 self._emit(SettleFailed, item, text, pause_seconds)
                 await _pause(item.session, pause_seconds)

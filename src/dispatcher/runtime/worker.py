@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -69,7 +69,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 
     name: str = ""
     queue: str = ""
-    binding_keys: tuple[str, ...] = ()
+    binding_keys: Sequence[str] = ()
     limit: int = 32
     prefetch: int | None = None
     max_overrunning: int | None = None
@@ -101,6 +101,7 @@ class WorkerHost(Protocol):
 
     async def live_session(self) -> Session: ...
     async def declare_for(self, worker: WorkerConfig) -> None: ...
+    def give_up(self, error: DispatcherError) -> None: ...
 
 
 class Worker:
@@ -232,6 +233,9 @@ class Worker:
             if not started.done():
                 started.set_exception(error)
             # Otherwise the server has given up, and closes this worker itself.
+        except Exception as error:  # a fault of ours: a worker that silently stopped taking would be worse than its end
+            self._host.give_up(DispatcherError(f"worker {self.name!r} failed: {type(error).__name__}: {error}"))
+            raise
         finally:
             if not started.done():
                 started.set_exception(ConnectionLost(f"worker {self.name!r} was closed before it had started"))
@@ -266,6 +270,9 @@ class Worker:
             async for delivery in consumer:
                 if not (self._room.is_set() and self._slots.try_take()):
                     await self._wait_for_slot(delivery)
+                    if session.closed.done():  # lost while it waited: the broker delivers it again
+                        self._slots.give()
+                        break
                 self._begin(session, delivery)
         finally:
             if session.closed.done():

@@ -20,7 +20,7 @@ def test_a_queue_is_quorum_unbound_and_unbounded_unless_it_says_otherwise() -> N
 def test_binding_keys_become_a_tuple_of_their_own() -> None:
     """A list is taken, and changing it afterwards changes nothing."""
     keys = ["a", "b"]
-    queue = Queue("q", binding_keys=keys)  # type: ignore[arg-type]
+    queue = Queue("q", binding_keys=keys)
     keys.clear()
     assert queue.binding_keys == ("a", "b")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import BrokerBlocked, DispatcherError, PublishRefused, StorageFull
 from ...model.topology import Topology
@@ -36,6 +36,8 @@ SHARED_LOOK_SECONDS = 0.005
 
 NEVER = float("inf")
 
+T = TypeVar("T")
+
 
 class Engine:
     """One session in the file. Opening it may raise any `StorageError`, `ConfigError` or SQLite error."""
@@ -51,9 +53,9 @@ class Engine:
         with contextlib.ExitStack() as undo:
             inheritance = Inheritance()
             undo.callback(inheritance.end)
-            self._database = Database(place, inheritance, self._space.checkpoint_pages)
+            self._database = self._with_room(lambda: Database(place, inheritance, self._space.checkpoint_pages))
             undo.callback(self._database.close)
-            self._member = self._join(inheritance, name)
+            self._member = self._with_room(lambda: members.join(self._database, inheritance, name))
             undo.callback(self._member.lock.close)
             self.waker = make_waker(place.inside(members.fifo_name(self._member.token)))
             undo.callback(self.waker.close)
@@ -63,16 +65,16 @@ class Engine:
         self._look_at = NEVER
         self._idle = True
 
-    def _join(self, inheritance: Inheritance, name: str) -> members.Member:
+    def _with_room(self, open: Callable[[], T]) -> T:
+        """Do a step of opening. A full disk must not stop it: what a new worker acks is what makes room."""
         try:
-            return members.join(self._database, inheritance, name)
-        except sqlite().Error as error:
-            if not is_full(error):
+            return open()
+        except (StorageFull, sqlite().Error) as error:
+            if not isinstance(error, StorageFull) and not is_full(error):
                 raise
-            # Workers must be able to start on a full disk: what they ack is what makes room.
             self._full_at_start = True
             self._space.give_way()
-            return members.join(self._database, inheritance, name)
+            return open()
 
     def begin(self, results: Results) -> None:
         """The first duties: see what state the file is in, release the dead."""
@@ -211,23 +213,22 @@ class Engine:
             results.answers.append((future, None, error))
 
     def _ran_full(self, batch: Batch, results: Results) -> None:
-        """Nothing comes in any more, but settlements must pass: they are what makes room."""
+        """Nothing comes in any more, but the rest must pass, settlements above all: they are what makes room."""
         results.events += self._space.ran_full(time.monotonic())
         self._refuse(batch.publishes, results)
-        error = f"{self._place.path}: its disk is full; make room on it"
-        results.answers += [(future, None, StorageFull(error, path=self._place.path)) for _, future in batch.calls]
-        settlements = Batch()
-        settlements.acks, settlements.rejects = batch.acks, batch.rejects
-        batch.publishes, batch.calls = [], []
-        if not settlements:
+        batch.publishes = []
+        if not batch:
             return
         try:
             self._database.checkpoint()
-            self._commit(settlements, results, claims=False)
+            self._commit(batch, results, claims=False)
         except sqlite().Error as again:
             if not is_full(again) and not is_busy(again):
                 raise
-            self.kept.take(settlements)
+            error = f"{self._place.path}: its disk is full; make room on it"
+            results.answers += [(future, None, StorageFull(error, path=self._place.path)) for _, future in batch.calls]
+            batch.calls = []
+            self.kept.take(batch)
 
     def _one_by_one(self, batch: Batch, results: Results, error: Exception) -> None:
         """Something in `batch` has a value that SQLite cannot store: find out what, and let the rest pass."""

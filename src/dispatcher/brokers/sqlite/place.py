@@ -81,6 +81,7 @@ class Place:
                 " check the owner and the rights",
                 path=self.path,
             ) from error
+        self._refuse_unsafe()
 
     def _refuse_network(self) -> None:
         if sys.platform != "linux":
@@ -98,7 +99,9 @@ class Place:
             # Opening and closing it is safe only here: a file that was not there holds none of our locks.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
-            pass
+            pass  # it is looked at next
+
+    def _refuse_unsafe(self) -> None:
         found = os.stat(self.path)
         if not stat.S_ISREG(found.st_mode):
             raise StorageError(f"{self.path}: expected a regular file, got something else", path=self.path)

@@ -1,0 +1,237 @@
+"""Files that the embedded broker must refuse, and that it must leave as they are."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlite_rig import QUEUE, Rig, publish, soon, take
+
+from dispatcher.brokers.sqlite import SqliteBroker, faults, place
+from dispatcher.brokers.sqlite.place import Place, file_system_of
+from dispatcher.errors import (
+    ConfigError,
+    StorageCorrupt,
+    StorageError,
+    StorageGone,
+    StorageReadOnly,
+    StorageUnsupported,
+)
+
+MOUNTINFO = r"""
+22 27 0:21 / /proc rw,nosuid shared:12 - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+51 27 0:45 / /mnt/share rw,relatime shared:200 - nfs4 server:/export rw,vers=4.2
+52 27 0:46 / /mnt/with\040space rw - cifs //server/share rw
+53 51 0:47 / /mnt/share/local rw - tmpfs tmpfs rw
+54 27 0:48 / /home/me/cloud rw - fuse.sshfs me@host:/ rw
+55 27 0:49 / /mnt/share2 rw - ext4 /dev/vdb rw
+56 27 0:50 / /twice rw - nfs server:/a rw
+57 56 0:51 / /twice rw - xfs /dev/vdc rw
+a line that means nothing
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/app", "ext4"),
+        ("/", "ext4"),
+        ("/mnt/share", "nfs4"),
+        ("/mnt/share/deep/er", "nfs4"),
+        ("/mnt/share/local/x", "tmpfs"),
+        ("/mnt/share2/x", "ext4"),
+        ("/mnt/with space/x", "cifs"),
+        ("/home/me/cloud", "fuse.sshfs"),
+        ("/twice/x", "xfs"),
+    ],
+)
+def test_the_file_system_of_a_path(path: str, kind: str) -> None:
+    """The mount that holds a path is the last of the longest that lead to it."""
+    assert file_system_of(path, MOUNTINFO) == kind
+
+
+def test_without_mounts_nothing_is_known() -> None:
+    """An empty table must not be taken for a network."""
+    assert file_system_of("/x", "") == ""
+
+
+async def refused(path: Path, error: type[StorageError], match: str) -> None:
+    with pytest.raises(error, match=match) as caught:
+        await soon(SqliteBroker(path).connect(name="t", on_event=lambda event: None))
+    assert caught.value.path == os.path.realpath(path)
+
+
+async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that other machines write to must be refused before anything is created there."""
+    monkeypatch.setattr(place, "file_system_of", lambda path, mountinfo: "nfs4")
+    await refused(tmp_path / "broker.db", StorageUnsupported, "expected a local file system, got nfs4")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_missing_folder_is_not_created(tmp_path: Path) -> None:
+    """A typing error in a path must not scatter folders."""
+    await refused(tmp_path / "no" / "broker.db", StorageError, "does not exist; create it first")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """A path that leads to a folder must be refused."""
+    await refused(tmp_path, StorageError, "expected a regular file")
+
+
+async def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    """Who can write the file can give the workers any registered task."""
+    path = tmp_path / "broker.db"
+    path.touch()
+    path.chmod(0o666)
+    await refused(path, StorageUnsupported, "chmod o-rwx")
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but some text that is long enough to be one" * 99, b"\0" * 5000])
+async def test_something_else_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """A file that is no database must be refused and not changed by a byte."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    await refused(path, StorageCorrupt, "left as it (is|was)")
+    assert path.read_bytes() == content
+
+
+async def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
+    """An SQLite file with other tables must be refused and not changed."""
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    content = path.read_bytes()
+    await refused(path, StorageCorrupt, "of another program")
+    assert path.read_bytes() == content
+
+
+async def test_a_damaged_file_is_refused_and_kept(rig: Rig) -> None:
+    """Damage must be said, and nothing of the file thrown away."""
+    session = await rig.connect(QUEUE)
+    await publish(session, *[b"%04d" % n * 500 for n in range(50)])
+    await session.close()
+    content = bytearray(rig.path.read_bytes())
+    content[4096:] = b"\x5a" * (len(content) - 4096)
+    rig.path.write_bytes(content)
+    await refused(rig.path, StorageCorrupt, "left as it (is|was)")
+    assert rig.path.read_bytes() == content
+
+
+@pytest.mark.parametrize(("version", "whose"), [(2, "a newer"), (0, "an older")])
+async def test_another_schema_is_refused(rig: Rig, version: int, whose: str) -> None:
+    """A file of another schema version must be refused, with a word on which Dispatcher can read it."""
+    await (await rig.connect(QUEUE)).close()
+    with closing(sqlite3.connect(rig.path)) as other:
+        other.execute(f"PRAGMA user_version = {version}")
+    await refused(rig.path, StorageUnsupported, f"expected schema version 1, got {version}, written by {whose}")
+
+
+async def test_an_empty_file_is_made_ours(tmp_path: Path) -> None:
+    """A file that `touch` made, or a crash before the first table, must be usable."""
+    rig = Rig(tmp_path / "broker.db")
+    rig.path.touch(mode=0o600)
+    session = await rig.connect(QUEUE)
+    await publish(session, b"m")
+    await session.close()
+
+
+async def test_a_link_leads_to_the_same_broker(rig: Rig, tmp_path: Path) -> None:
+    """Two processes that come by different links must share one companion folder, or they would not wake each other."""
+    session = await rig.connect(QUEUE)
+    link = tmp_path / "link.db"
+    link.symlink_to(rig.path)
+    other = Rig(link)
+    second = await other.connect()
+    consumer = await soon(second.consume("q", prefetch=1))
+    await publish(session, b"m")
+    assert (await take(consumer, 1))[0].body == b"m"
+    assert not Path(f"{link}-dispatcher").exists()
+    await second.close()
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Any:
+    """A folder in which this user cannot write: for root, who may write anywhere, on a disk mounted read-only."""
+    folder = tmp_path / "fixed"
+    folder.mkdir()
+    (folder / "broker.db").touch(mode=0o600)
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield folder
+        folder.chmod(0o700)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+async def test_a_folder_that_cannot_be_written_is_read_only(read_only_folder: Path) -> None:
+    """A read-only disk or folder must be said to be that."""
+    await refused(read_only_folder / "broker.db", StorageReadOnly, "can be written")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (faults.READONLY, StorageReadOnly),
+        (faults.CORRUPT, StorageCorrupt),
+        (faults.NOTADB, StorageCorrupt),
+        (faults.CANTOPEN, StorageError),
+        (faults.IOERR, StorageError),
+        (faults.BUSY, StorageUnsupported),
+        (faults.FULL, faults.StorageFull),
+        (faults.IOERR_SHMSIZE, faults.StorageFull),
+    ],
+)
+def test_each_of_sqlites_errors_has_ours(code: int, error: type[StorageError]) -> None:
+    """No error of SQLite may reach a user as such."""
+    fault = sqlite3.OperationalError("it says why")
+    fault.sqlite_errorcode = code
+    translated = faults.storage_error(fault, "/a/b.db")
+    assert type(translated) is error
+    assert translated.path == "/a/b.db"
+    assert "/a/b.db: it says why" in str(translated)
+
+
+def test_a_file_that_moved_under_sqlite_is_gone() -> None:
+    """SQLite's own word for a moved file must be ours for a file that is gone."""
+    fault = sqlite3.OperationalError("attempt to write a readonly database")
+    fault.sqlite_errorcode = 1032
+    fault.sqlite_errorname = "SQLITE_READONLY_DBMOVED"
+    assert type(faults.storage_error(fault, "/a/b.db")) is StorageGone
+
+
+def library(*version: int) -> Any:
+    return SimpleNamespace(sqlite_version_info=version)
+
+
+def test_the_first_sqlite_that_is_new_enough_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's SQLite is used if it can be, the extra's if only that can, and else the extra is named."""
+    old, new, newer = library(3, 36, 0), library(3, 37, 0), library(3, 51, 3)
+    assert faults.choose_library(new, newer) is new
+    assert faults.choose_library(old, newer) is newer
+    assert faults.choose_library(old, None) is None
+    monkeypatch.setattr(faults, "_LIBRARY", None)
+    with pytest.raises(ConfigError, match=r"install dispatcher-queue\[sqlite\]"):
+        faults.sqlite()
+
+
+def test_the_log_that_vanished_is_noticed(tmp_path: Path) -> None:
+    """What is written to a log that was deleted is seen by nobody, so its loss must be noticed too."""
+    here = Place(tmp_path / "broker.db")
+    for name in (here.path, here.wal):
+        Path(name).touch()
+    here.remember()
+    here.check()
+    Path(here.wal).unlink()
+    with pytest.raises(StorageGone, match="-wal"):
+        here.check()
