@@ -27,7 +27,7 @@ check: ## formatting, lint and types
 	@echo "check: mypy"
 	@$(PYTHON_BIN) -m mypy --no-error-summary
 	@echo "check: pyright"
-	@$(PYTHON_BIN) -m pyright
+	@$(PYTHON_BIN) -m pyright --pythonpath $(PYTHON_BIN)
 	@echo "check: all well"
 
 bench: ## measure it against other queues on this machine

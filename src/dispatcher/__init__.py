@@ -41,7 +41,7 @@ from .model.retry import RetryPolicy
 from .model.task import Receipt, Task, TaskArgument
 from .model.topology import Queue
 from .observe.context import CurrentTask, current_task
-from .observe.hooks import CallNext, Middleware, Observer
+from .observe.hooks import AnyEvent, CallNext, Middleware, Observer
 from .runtime.app import Dispatcher
 from .runtime.app_task import AppTask
 from .runtime.registry import TaskConfig
@@ -51,6 +51,7 @@ from .runtime.worker import Worker, WorkerConfig
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnyEvent",
     "AppTask",
     "ArgumentError",
     "AuthenticationError",

@@ -146,7 +146,7 @@ def test_a_killed_child_is_replaced(cli: Cli) -> None:
 def test_children_end_with_a_supervisor_that_was_killed(cli: Cli) -> None:
     """`kill -9` leaves it no time to tell them: the life-line does."""
     worker = cli.worker("-p", "2")
-    worker.wait_for(r"app\.started", count=2)
+    worker.wait_for(r"worker\.started", count=4)
     worker.signal(signal.SIGKILL)
     worker.wait_until_all_gone()
     assert len(worker.matches("supervisor.lost")) == 2

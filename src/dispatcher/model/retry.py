@@ -47,7 +47,7 @@ class RetryRule(Protocol):
         """Whether the delay is spread at random over its upper half, so that a crowd of failures does not return at once."""
         ...
 
-    def delay_seconds(self, attempt: int, failure: Failure) -> float | None:
+    def delay_seconds(self, attempt: int, failure: Failure, /) -> float | None:
         """Seconds to wait after the failed `attempt` (1-based), or None to give up."""
         ...
 

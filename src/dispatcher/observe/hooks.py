@@ -27,13 +27,13 @@ class Middleware(Protocol):
     `Snooze`, `Reject` and `Discard` have their meaning here too.
     """
 
-    async def __call__(self, task: CurrentTask, call_next: CallNext) -> None: ...
+    async def __call__(self, task: CurrentTask, call_next: CallNext, /) -> None: ...
 
 
 class Observer(Protocol):
     """Sees every event, in order, on the event loop; must not block."""
 
-    def on_event(self, event: AnyEvent) -> None: ...
+    def on_event(self, event: AnyEvent, /) -> None: ...
 
 
 class EventHub:

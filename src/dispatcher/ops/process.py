@@ -1,19 +1,14 @@
 """One worker process: loads the app, runs its worker, takes signals, turns the end into an exit code.
 
-The first TERM, INT or HUP drains, the second cancels what runs, the third exits at once, also when the event loop is
-blocked: signals are taken by handlers of this module, so that a task's own KeyboardInterrupt is never one of them.
-Tasks are run by the app alone; nothing here touches a delivery.
+`signals` takes the signals. Tasks are run by the app alone; nothing here touches a delivery.
 """
 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -25,14 +20,13 @@ from ..observe.logs import LogObserver
 from ..runtime.app import Dispatcher
 from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error
 from .locate import load_app, pick
-from .notices import AppStarted, AppStopped, SignalTaken, SupervisorLost
+from .notices import AppStarted, AppStopped, SupervisorLost
 from .progress import show_progress
-from .terminal import SHOW_CURSOR, log_stream, wants_color
+from .signals import Signals
+from .terminal import log_stream, wants_color
 from .worker_options import WorkerOptions, worker_options
 
 __all__ = ["command"]
-
-EFFECTS = ("draining: again cancels what runs", "cancelling what runs: again exits at once")
 
 
 class _Supervision:
@@ -48,64 +42,6 @@ class _Supervision:
             os.write(self.ready, b"%d\n" % self.number)
         except BrokenPipeError:
             pass  # the supervisor is gone: the life-line says so too
-
-
-class _Signals:
-    """Counts the signals and does what each asks for. `taken_by` is the last one that cut the run short."""
-
-    def __init__(self, log: LogObserver, *, with_bar: bool) -> None:
-        self._log = log
-        self._with_bar = with_bar
-        self._run: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._over = False
-        self.count = 0
-        self.last = 0
-
-    def install(self) -> None:
-        names = ["SIGINT", "SIGTERM"]
-        hangup = getattr(signal, "SIGHUP", None)  # Unix only, like SIGUSR1
-        if (
-            hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-        ):  # `nohup` has it ignored, and means it
-            names.append("SIGHUP")
-        for name in names:
-            signal.signal(getattr(signal, name), self._on_signal)
-        if hasattr(signal, "SIGUSR1") and sys.stderr is not None:
-            faulthandler.register(signal.SIGUSR1, all_threads=True)
-
-    def attach(self, run: asyncio.Task[None]) -> None:
-        """From now on signals end this run."""
-        self._loop, self._run = run.get_loop(), run
-        for _ in range(min(self.count, 2)):
-            run.cancel()
-
-    def detach(self) -> None:
-        """The run is over: one more signal ends the process, whatever still keeps it."""
-        self._run = None
-        self._over = True
-
-    def drain(self) -> None:
-        """Drain without a signal, unless one came before."""
-        if self.count == 0:
-            self.count, self.last = 1, signal.SIGTERM
-            self._cancel("")
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.last = signum
-        if self.count >= 3 or self._over:
-            if self._with_bar:
-                os.write(sys.stderr.fileno(), SHOW_CURSOR)
-            os._exit(128 + signum)
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._cancel, signal.Signals(signum).name)
-
-    def _cancel(self, name: str) -> None:
-        if name:
-            self._log.on_event(SignalTaken(name, EFFECTS[min(self.count, 2) - 1]))
-        if self._run is not None:
-            self._run.cancel()
 
 
 @click.command("worker-process", hidden=True)
@@ -128,7 +64,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     for queue in options.queue_names or ():
         pick("queue", queue, {known.name: known for known in app.queues}, exit_code=EXIT_CONFIG)
     log = LogObserver()
-    signals = _Signals(log, with_bar=with_bar)
+    signals = Signals(log, with_bar=with_bar)
     signals.install()
     log.on_event(_started(target, app, options))
     bar = with_bar and (supervision is None or supervision.number == 0)
@@ -144,7 +80,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
 def _run(
     app: Dispatcher,
     options: WorkerOptions,
-    signals: _Signals,
+    signals: Signals,
     supervision: _Supervision | None,
     log: LogObserver,
     bar: bool,
@@ -168,7 +104,7 @@ def _run(
 async def _serve(
     app: Dispatcher,
     options: WorkerOptions,
-    signals: _Signals,
+    signals: Signals,
     supervision: _Supervision | None,
     log: LogObserver,
     bar: bool,
@@ -215,7 +151,7 @@ async def _work(app: Dispatcher, options: WorkerOptions) -> None:
 
 
 def _on_supervisor_lost(
-    loop: asyncio.AbstractEventLoop, supervision: _Supervision, signals: _Signals, log: LogObserver
+    loop: asyncio.AbstractEventLoop, supervision: _Supervision, signals: Signals, log: LogObserver
 ) -> None:
     loop.remove_reader(supervision.lifeline)  # its end stays readable for ever
     log.on_event(SupervisorLost(os.getpid()))

@@ -110,6 +110,7 @@ class Dispatcher:
     def task(
         self,
         *,
+        task_uuid_as_first_arg: Literal[False] = False,
         name: str | None = None,
         queue: str | Queue | None = None,
         timeout_seconds: float | None = None,
@@ -253,7 +254,7 @@ class Dispatcher:
 async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:
     """Start the workers, wait for the reason to end, and end them."""
     reasons: list[asyncio.Future[Any]] = [asyncio.ensure_future(server.wait_closed())]
-    reasons += [asyncio.ensure_future(worker.exhausted.wait()) for worker in workers]
+    reasons += [asyncio.ensure_future(worker.runs.exhausted.wait()) for worker in workers]
     if burst:
         reasons.append(asyncio.ensure_future(wait_until_empty(server, workers)))
     cancelled = False
@@ -272,7 +273,7 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
         return
     if reasons[0].done() and not reasons[0].cancelled():
         reasons[0].result()
-    if any(worker.exhausted.is_set() for worker in workers):
+    if any(worker.runs.exhausted.is_set() for worker in workers):
         raise WorkerExhausted(
             "too many functions passed their timeouts and still run; this process must be replaced by a new one"
         )
@@ -285,7 +286,7 @@ async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> 
     try:
         await asyncio.shield(closing)
     except asyncio.CancelledError:
-        await asyncio.gather(*(worker.cut_short() for worker in workers))
+        await asyncio.gather(*(worker.runs.cut_short() for worker in workers))
         await closing
         raise
 

@@ -25,14 +25,17 @@ async def wait_until_empty(server: Server, workers: Sequence[Worker]) -> None:
     """
     while True:
         for worker in workers:
-            await worker.wait_idle()
-        if not any(worker.running for worker in workers) and await _empty(server, workers):
+            await worker.runs.wait_idle()
+        if not any(worker.runs.running for worker in workers) and await _empty(server, workers):
             return
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 
 async def _empty(server: Server, workers: Sequence[Worker]) -> bool:
-    if any(worker.retries_due_at and worker.retries_due_at + RETURN_SLACK_SECONDS > time.time() for worker in workers):
+    if any(
+        worker.runs.retries_due_at and worker.runs.retries_due_at + RETURN_SLACK_SECONDS > time.time()
+        for worker in workers
+    ):
         return False
     try:
         for queue in {worker.config.queue for worker in workers}:

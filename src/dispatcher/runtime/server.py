@@ -7,7 +7,6 @@ workers go on; nobody repairs anything. It runs on the event loop it was connect
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -16,13 +15,12 @@ from typing import Self
 import msgspec
 
 from ..brokers import open_broker
-from ..brokers.base import Broker, BrokerEvent, Disconnected, Inspector, Session
+from ..brokers.base import Broker, Inspector, Session
 from ..errors import (
     BrokerUnavailable,
     ConfigError,
     ConnectionLost,
     DispatcherError,
-    StorageError,
     WorkerNotFound,
 )
 from ..model.task import Receipt, Task
@@ -31,6 +29,7 @@ from ..observe.context import CURRENT_TASK
 from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
 from .execution import Execution
+from .link import Link
 from .publisher import Publisher
 from .registry import Registry, TaskConfig
 from .settle import Settler
@@ -124,7 +123,6 @@ class Server:
 
     def __init__(self, config: ServerConfig, broker: Broker) -> None:
         self.config = config
-        self._broker = broker
         self._loop = asyncio.get_running_loop()
         log = LogObserver(config.logger or default_log(debug=config.debug_mode))
         self.hub = EventHub(log, config.observers, debug=log.wants_debug)
@@ -136,18 +134,25 @@ class Server:
             publish_timeout_seconds=config.publish_timeout_seconds,
             max_body_bytes=config.max_body_bytes,
         )
-        self._session: Session | None = None
-        self._up: asyncio.Future[Session] = self._loop.create_future()
+        self._link = Link(
+            broker,
+            config.exchange,
+            prepare=self._declare_all,
+            on_event=self.hub.emit,
+            on_give_up=self.give_up,
+            retries=config.reconnection_retries,
+            first_pause_seconds=config.reconnection_interval_seconds,
+            longest_pause_seconds=config.reconnection_max_interval_seconds,
+        )
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
-        self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
         self._given_up: DispatcherError | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed.done() else "up" if self._session is not None else "disconnected"
+        state = "closed" if self._closed.done() else "up" if self._link.session is not None else "disconnected"
         return f"<Server {state}, exchange {self.config.exchange!r}, {len(self._workers)} workers>"
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -163,12 +168,11 @@ class Server:
         server = cls(config, broker or open_broker(config.url))
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):
-                await server._connect_until_up()
+                await server._link.open()
         except TimeoutError:
             raise BrokerUnavailable(
                 f"no connection to the broker within {config.connect_timeout_seconds:g} s; is it running at that URL?"
             ) from None
-        server._supervisor = asyncio.create_task(server._supervise(), name="dispatcher server")
         return server
 
     async def __aenter__(self) -> Self:
@@ -192,7 +196,7 @@ class Server:
 
     async def cut_short(self) -> None:
         """Cancel or kill every running task and hand it back: for a close that may not wait any longer."""
-        await asyncio.gather(*(worker.cut_short() for worker in self._workers.values()))
+        await asyncio.gather(*(worker.runs.cut_short() for worker in self._workers.values()))
 
     async def wait_closed(self) -> None:
         """Return after `close()`. Raises `ConnectionLost` when the reconnection retries ran out, or the `StorageError`
@@ -206,15 +210,9 @@ class Server:
 
     async def _close(self, grace_seconds: float | None) -> None:
         self._refusing = True
-        if self._supervisor is not None and self._supervisor is not asyncio.current_task():
-            self._supervisor.cancel()
-        if not self._up.done():
-            self._up.set_exception(ConnectionLost("the server was closed"))
-            self._up.exception()  # nobody may be waiting for it
+        self._link.stop_reconnecting()
         await asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in self._workers.values()))
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._link.close()
         if self._given_up is not None:
             self._closed.set_exception(self._given_up)
             self._closed.exception()  # nobody may be waiting for it
@@ -226,97 +224,28 @@ class Server:
     @property
     def session(self) -> Session | None:
         """The live session, None while disconnected. For the publisher."""
-        self._forget_dead_session()  # the supervisor's turn may not have come yet, but nobody may be handed a dead one
-        return self._session
-
-    def _forget_dead_session(self) -> None:
-        if self._session is not None and self._session.closed.done():
-            self._session = None
-            if not self._refusing:
-                self._up = self._loop.create_future()
+        return self._link.session
 
     async def live_session(self) -> Session:
         """Wait for a live session. `ConnectionLost` once the server closes without one, or gave up."""
-        session = self.session
-        return session if session is not None else await asyncio.shield(self._up)
+        return await self._link.live()
 
     @property
     def inspector(self) -> Inspector:
         """For looking around in the broker. `ConnectionLost` while disconnected."""
-        session = self.session
+        session = self._link.session
         if session is None:
             raise ConnectionLost("there is no connection to the broker at the moment")
         return session.inspector
 
-    async def _connect_once(self) -> None:
-        session = await self._broker.connect(name=self.config.exchange, on_event=self._on_broker_event)
-        try:
-            await session.declare(Topology(self.config.exchange, tuple(self._queues.values()), self.config.declare))
-        except BaseException:
-            await session.close()
-            raise
-        self._session = session
-        if not self._up.done():
-            self._up.set_result(session)
-
-    async def _connect_until_up(self) -> None:
-        pauses = self._pauses()
-        while True:
-            try:
-                await self._connect_once()
-            except ConnectionLost as error:
-                self.hub.emit(Disconnected("broker", str(error)))
-                await asyncio.sleep(next(pauses))
-            else:
-                return
-
-    def _pauses(self) -> _Pauses:
-        return _Pauses(self.config.reconnection_interval_seconds, self.config.reconnection_max_interval_seconds)
-
-    async def _supervise(self) -> None:
-        """Wait for the session's end, connect anew; end the server when that cannot succeed."""
-        while True:
-            session = await self.live_session()
-            await asyncio.wait([session.closed])
-            error = session.closed.exception()
-            self._forget_dead_session()
-            if not isinstance(error, ConnectionLost):
-                self.give_up(
-                    error if isinstance(error, DispatcherError) else ConnectionLost(f"the session ended: {error}")
-                )
-                return
-            try:
-                await self._reconnect(error)
-            except (ConnectionLost, StorageError) as final:
-                self.give_up(final)
-                return
-
-    async def _reconnect(self, error: ConnectionLost) -> None:
-        retries = self.config.reconnection_retries
-        pauses = self._pauses()
-        tried = 0
-        last: Exception = error
-        while retries is None or tried < retries:
-            await asyncio.sleep(next(pauses))
-            tried += 1
-            try:
-                await self._connect_once()
-            except (ConnectionLost, ConfigError) as failed:
-                # After a first success a refusal may heal too: credentials rotate, a virtual host is restored.
-                last = failed
-                self.hub.emit(Disconnected("broker", str(failed)))
-            else:
-                return
-        raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {last}")
+    async def _declare_all(self, session: Session) -> None:
+        await session.declare(Topology(self.config.exchange, tuple(self._queues.values()), self.config.declare))
 
     def give_up(self, error: DispatcherError) -> None:
         """End the server: it closes as in `close()`, and `wait_closed()` raises `error`."""
         if self._closing is None:
             self._given_up = error
             self._closing = self._loop.create_task(self._close(None), name="dispatcher server close")
-
-    def _on_broker_event(self, event: BrokerEvent) -> None:
-        self.hub.emit(event)
 
     # --- publishing ------------------------------------------------------------------------------------------------
 
@@ -346,7 +275,7 @@ class Server:
             return
         if CURRENT_TASK.get() is None:
             raise BrokerUnavailable("this server is closed or closing: it takes no more publishes")
-        if self.session is None:
+        if self._link.session is None:
             raise ConnectionLost("this server is closing, and its connection is gone")
 
     # --- workers ---------------------------------------------------------------------------------------------------
@@ -357,8 +286,8 @@ class Server:
         """Make a worker, and declare and bind its queue. It consumes after `await worker.start()`.
 
         `tasks`: by name, what this worker runs. `slots`: shared with other workers, None for its own.
-        Raises `ConfigError` for the name of a worker that is not closed yet. While disconnected it waits for the connection, at most
-        `publish_timeout_seconds`, then raises `BrokerUnavailable`.
+        Raises `ConfigError` for the name of a worker that is not closed yet. While disconnected it waits for the
+        connection, at most `publish_timeout_seconds`, then raises `BrokerUnavailable`.
         """
         if self._refusing:
             raise ConfigError("this server is closed or closing: it takes no new workers")
@@ -405,16 +334,3 @@ class Server:
             return self._workers[name]
         except KeyError:
             raise WorkerNotFound(f"no worker {name!r} in this server; it has {sorted(self._workers)}") from None
-
-
-class _Pauses:
-    """Full-jitter back-off: each pause is drawn below a bound that doubles up to a longest."""
-
-    def __init__(self, first_seconds: float, longest_seconds: float) -> None:
-        self._bound = first_seconds
-        self._longest = longest_seconds
-
-    def __next__(self) -> float:
-        bound = self._bound
-        self._bound = min(self._longest, bound * 2)
-        return random.uniform(0, min(bound, self._longest))

@@ -259,7 +259,9 @@ class Engine:
             self._unhurried(self._heartbeat)
         if self.store.windows and now >= self._next_reap:
             self._unhurried(lambda: self._reap(now, results))
-        if self._idle and not batch:
+        if self._space.blocked:
+            self._unhurried(lambda: self._database.vacuum(eager=True))
+        elif self._idle and not batch:
             self._unhurried(self._database.vacuum)
         self._idle = True
 

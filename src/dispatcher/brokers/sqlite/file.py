@@ -176,20 +176,24 @@ class Database:
         finally:
             self.rollback()
 
-    def vacuum(self) -> bool:
-        """Give some free pages back to the disk, if there are very many; whether it did."""
+    def vacuum(self, *, eager: bool = False) -> None:
+        """Give a slice of the free pages back to the disk, if there are very many; `eager`: if there are any."""
         execute = self.connection.execute
         free, total = (execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
-        if free <= VACUUM_ABOVE_PAGES or free * 2 < total:
-            return False
+        if free == 0 or (not eager and (free <= VACUUM_ABOVE_PAGES or free * 2 < total)):
+            return
+        # A slice is written to the log before it shrinks the file: on a small disk it must be a small one.
+        pages = min(VACUUM_PAGES, self._checkpoint_pages)
         self.begin()
         try:
-            execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-            self.commit(2 * VACUUM_PAGES)
+            for _ in range(min(pages, free)):
+                execute("PRAGMA incremental_vacuum(1)").fetchall()  # Python's module stops after one page of several
+            self.commit(2 * pages)
         except BaseException:
             self.rollback()
             raise
-        return True
+        if eager:
+            self.checkpoint()  # the file shrinks only now
 
     def close(self) -> None:
         """Close both connections and the lock."""

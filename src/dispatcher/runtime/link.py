@@ -1,0 +1,157 @@
+"""The link to the broker: one live session at a time, made anew whenever it is lost.
+
+A lost session is thrown away; nothing on it is repaired. Who needs one waits in `live`. Knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from ..brokers.base import Broker, Disconnected, OnEvent, Session
+from ..errors import ConfigError, ConnectionLost, DispatcherError, StorageError
+
+__all__ = ["Backoff", "Link"]
+
+
+class Backoff:
+    """Full-jitter back-off: each pause is drawn below a bound that doubles up to a longest."""
+
+    def __init__(self, first_seconds: float, longest_seconds: float) -> None:
+        self._bound = first_seconds
+        self._longest = longest_seconds
+
+    async def pause(self) -> None:
+        bound = min(self._bound, self._longest)
+        self._bound = min(self._longest, bound * 2)
+        await asyncio.sleep(random.uniform(0, bound))
+
+
+class Link:
+    """Connects `broker` under `name`, and lets `prepare` (the topology) run on each new session before anyone gets it.
+
+    `retries`: how often a lost session is tried anew, None for ever. `on_give_up` is called once, with the error that
+    ended it.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        name: str,
+        *,
+        prepare: Callable[[Session], Awaitable[None]],
+        on_event: OnEvent,
+        on_give_up: Callable[[DispatcherError], None],
+        retries: int | None,
+        first_pause_seconds: float,
+        longest_pause_seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._name = name
+        self._prepare = prepare
+        self._on_event = on_event
+        self._on_give_up = on_give_up
+        self._retries = retries
+        self._first_pause_seconds = first_pause_seconds
+        self._longest_pause_seconds = longest_pause_seconds
+        self._loop = asyncio.get_running_loop()
+        self._session: Session | None = None
+        self._up: asyncio.Future[Session] = self._loop.create_future()
+        self._ending = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def session(self) -> Session | None:
+        """The live session, None while disconnected."""
+        self._forget_dead()  # the keeper's turn may not have come yet, but nobody may be handed a dead one
+        return self._session
+
+    async def live(self) -> Session:
+        """Wait for a live session. `ConnectionLost` once there will be none any more."""
+        session = self.session
+        return session if session is not None else await asyncio.shield(self._up)
+
+    async def open(self) -> None:
+        """Connect, trying until it succeeds, and keep the link up from then on.
+
+        What trying again cannot help is raised: `ConfigError`, `AuthenticationError`, `StorageError`.
+        """
+        backoff = self._backoff()
+        while True:
+            try:
+                await self._connect()
+            except ConnectionLost as error:
+                self._on_event(Disconnected(self._name, str(error)))
+                await backoff.pause()
+            else:
+                break
+        self._keeper = self._loop.create_task(self._keep(), name="dispatcher link")
+
+    def stop_reconnecting(self) -> None:
+        """No new session from now on: who waits for one gets `ConnectionLost`."""
+        self._ending = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if not self._up.done():
+            self._up.set_exception(ConnectionLost("the server is closed, or closing without a connection"))
+            self._up.exception()  # read: nobody may be waiting for it
+
+    async def close(self) -> None:
+        """Close the session, if there is one."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _forget_dead(self) -> None:
+        if self._session is not None and self._session.closed.done():
+            self._session = None
+            if not self._ending:
+                self._up = self._loop.create_future()
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._first_pause_seconds, self._longest_pause_seconds)
+
+    async def _connect(self) -> None:
+        session = await self._broker.connect(name=self._name, on_event=self._on_event)
+        try:
+            await self._prepare(session)
+        except BaseException:
+            await session.close()
+            raise
+        self._session = session
+        if not self._up.done():
+            self._up.set_result(session)
+
+    async def _keep(self) -> None:
+        """Wait for the session's end and connect anew; give up where that cannot succeed."""
+        while True:
+            session = await self.live()
+            await asyncio.wait([session.closed])
+            error = session.closed.exception()
+            self._forget_dead()
+            try:
+                if not isinstance(error, ConnectionLost):
+                    raise error or ConnectionLost("the session was closed")
+                await self._reconnect(error)
+            except DispatcherError as final:
+                self._on_give_up(final)
+                return
+
+    async def _reconnect(self, error: DispatcherError) -> None:
+        backoff = self._backoff()
+        tried = 0
+        while self._retries is None or tried < self._retries:
+            await backoff.pause()
+            tried += 1
+            try:
+                await self._connect()
+            except StorageError:
+                raise
+            except (ConnectionLost, ConfigError) as failed:
+                # After a first success a refusal may heal too: credentials rotate, a virtual host is restored.
+                error = failed
+                self._on_event(Disconnected(self._name, str(failed)))
+            else:
+                return
+        raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {error}")

@@ -1,0 +1,258 @@
+"""The runs of one worker: each delivery from its slot to its fate, with its timeout on the way.
+
+Decides when; what a run does belongs to `execution`, its fate to `decide`, and only `settle` may carry that out. All of
+it lives on the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from ..brokers.base import Delivery, Session
+from ..model.outcome import (
+    HAND_BACK,
+    CutShort,
+    DeadLetter,
+    Outcome,
+    Raised,
+    Result,
+    RetryLater,
+    Returned,
+    SnoozeLater,
+    decide,
+)
+from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
+from ..observe.hooks import EventHub
+from .execution import Execution, Ready, Refused, Run, timed_out
+from .registry import Registry
+from .settle import Settler, Unsettled
+from .slots import Slots
+
+__all__ = ["Runs"]
+
+CANCEL_PATIENCE_SECONDS = 5.0
+"""A cancelled coroutine that has not ended by then counts as overrunning."""
+
+CUT_SHORT_PATIENCE_SECONDS = 2.0
+"""How long a run that is cut short may take to end before its delivery is handed back all the same."""
+
+
+class Runs:
+    """Runs tasks of `registry`, each in one of `slots`.
+
+    At `max_overrunning` functions that passed their timeout and run on, `room` is closed: nothing new may begin. Once
+    nothing else runs then, `exhausted` is set. `retries_due_at` is when the last retry or snooze published here is due,
+    in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        queue: str,
+        registry: Registry,
+        *,
+        hub: EventHub,
+        execution: Execution,
+        settler: Settler,
+        slots: Slots,
+        max_overrunning: int,
+    ) -> None:
+        self._worker = worker
+        self._queue = queue
+        self._registry = registry
+        self._hub = hub
+        self._execution = execution
+        self._settler = settler
+        self._slots = slots
+        self._max_overrunning = max_overrunning
+        self._runs: set[Run] = set()
+        self._orphans: dict[tuple[str, int, bytes], Run] = {}
+        self._settling: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.overrunning = 0
+        self.room = asyncio.Event()
+        self.room.set()
+        self.exhausted = asyncio.Event()
+        self.retries_due_at = 0.0
+
+    @property
+    def running(self) -> int:
+        """Tasks that run or are being settled, overrunning ones left out."""
+        return len(self._runs) - self.overrunning
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs here, overrunning functions aside."""
+        await self._idle.wait()
+
+    # --- from a slot to the function's end -------------------------------------------------------------------------
+
+    def begin(self, session: Session, delivery: Delivery) -> None:
+        """Start the run of a delivery; a slot is taken for it."""
+        prepared = self._execution.prepare(delivery, self._registry)
+        item = Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt)
+        if delivery.redelivered and self._orphans and self._adopted(item):
+            self._slots.give()
+            return
+        run = Run(item, prepared)
+        self._runs.add(run)
+        self._idle.clear()
+        if isinstance(prepared, Refused):
+            self._settle(run, decide(prepared.result, None, prepared.attempt))
+        else:
+            self._run(run, prepared)
+
+    def _run(self, run: Run, ready: Ready) -> None:
+        if self._hub.busy:
+            item = run.item
+            self._hub.emit(
+                TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, item.delivery.redelivered)
+            )
+        timeout_seconds = ready.task.timeout_seconds
+        if timeout_seconds is not None:
+            run.timer = asyncio.get_running_loop().call_later(timeout_seconds, self._timed_out, run, ready)
+        self._execution.start(run, ready, self._ended)
+
+    def _adopted(self, item: Unsettled) -> bool:
+        """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one."""
+        run = self._orphans.pop(_identity(item), None)
+        if run is None or not run.running:  # it ended meanwhile, and its fate went with the old session
+            return False
+        run.item = item
+        return True
+
+    def orphan(self, session: Session) -> None:
+        """`session` is lost: what runs on of it may be redelivered, and shall not run twice here."""
+        for run in self._runs:
+            if run.item.session is session and isinstance(run.prepared, Ready):
+                self._orphans[_identity(run.item)] = run
+
+    def _ended(self, run: Run, result: Result) -> None:
+        """A function ended, in whatever way."""
+        if run not in self._runs:
+            return  # its delivery was handed back while it could not be stopped
+        ready = run.prepared
+        assert isinstance(ready, Ready)
+        self._report(run, result)
+        self._settle(run, _fate(result, ready, run.item.attempt))
+
+    def _report(self, run: Run, result: Result) -> None:
+        item = run.item
+        if isinstance(result, Returned):
+            if self._hub.busy:
+                seconds = time.monotonic() - run.started_at
+                self._hub.emit(TaskSucceeded(item.uuid, item.task, item.delivery.queue, item.attempt, seconds))
+        elif isinstance(result, Raised):
+            failure = result.failure
+            self._hub.emit(
+                TaskFailed(
+                    item.uuid,
+                    item.task,
+                    item.delivery.queue,
+                    item.attempt,
+                    time.monotonic() - run.started_at,
+                    failure.type,
+                    failure.message,
+                    failure.traceback,
+                )
+            )
+
+    def _timed_out(self, run: Run, ready: Ready) -> None:
+        if ready.task.config.on_timeout == "release":
+            self._overrun(run, ready)
+            return
+        run.stop(timed_out(ready.name, ready.task.timeout_seconds or 0.0))
+        run.timer = asyncio.get_running_loop().call_later(CANCEL_PATIENCE_SECONDS, self._overrun, run, ready)
+
+    def _overrun(self, run: Run, ready: Ready) -> None:
+        """Its time is over and it runs on: its slot goes to the next task."""
+        run.timer = None
+        run.let_go_on()
+        run.overrunning = True
+        self.overrunning += 1
+        self._slots.give()
+        item = run.item
+        self._hub.emit(
+            TaskOverran(
+                item.uuid,
+                item.task,
+                item.delivery.queue,
+                item.attempt,
+                ready.task.timeout_seconds or 0.0,
+                self.overrunning,
+            )
+        )
+        if self.overrunning >= self._max_overrunning:
+            self.room.clear()
+            self._hub.emit(WorkerFull(self._worker, self._queue, self.overrunning))
+        self._note_idle()
+
+    # --- from the end to the fate ----------------------------------------------------------------------------------
+
+    def _settle(self, run: Run, outcome: Outcome) -> None:
+        run.running = False
+        if run.timer is not None:
+            run.timer.cancel()
+        if self._settler.settle_now(run.item, outcome):
+            self._forget(run)
+            return
+        task = asyncio.create_task(self._settle_with_copy(run, outcome), name=f"dispatcher settle {run.item.uuid}")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle_with_copy(self, run: Run, outcome: Outcome) -> None:
+        try:
+            await self._settler.settle_with_copy(run.item, outcome)
+            if isinstance(outcome, RetryLater | SnoozeLater):
+                self.retries_due_at = max(self.retries_due_at, time.time() + outcome.delay_seconds)
+        finally:
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.discard(run)
+        if self._orphans:
+            self._orphans.pop(_identity(run.item), None)
+        if run.overrunning:
+            self.overrunning -= 1
+            self.room.set()
+        else:
+            self._slots.give()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self.running:
+            return
+        self._idle.set()
+        if not self.room.is_set():
+            self.exhausted.set()
+
+    async def cut_short(self) -> None:
+        """Cancel or kill what runs and hand it back; no attempt is counted. What cannot be stopped runs on unseen."""
+        waiting: list[asyncio.Future[Any]] = list(self._settling)
+        for run in tuple(self._runs):
+            if run.running:
+                if run.stop(CutShort()) and run.ended is not None:
+                    waiting.append(run.ended)
+        if waiting:
+            await asyncio.wait(waiting, timeout=CUT_SHORT_PATIENCE_SECONDS)
+        for run in tuple(self._runs):
+            if run.running:
+                self._settle(run, HAND_BACK)
+        for task in self._settling:
+            task.cancel()
+
+
+def _identity(item: Unsettled) -> tuple[str, int, bytes]:
+    """What tells a redelivery of the same message from another message with the same uuid."""
+    return item.uuid, item.attempt, item.delivery.body
+
+
+def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:
+    """`decide`, with a user's own retry rule that raises turned into the end of its attempts."""
+    try:
+        return decide(result, ready.task.retry, attempt)
+    except Exception as error:  # the rule is user code: whatever it raises, the task must still get a fate
+        failure = result.failure if isinstance(result, Raised) else None
+        return DeadLetter("failed", f"its retry rule raised {type(error).__name__}: {error}", failure)
