@@ -19,6 +19,7 @@ from .samples import Sample
 __all__ = ["DISPATCHER_WORKER", "WorkerProcess", "cpu_seconds", "huey_worker", "started", "wall_seconds"]
 
 DEADLINE_SECONDS = 120.0
+DRAIN_SECONDS = 20.0
 
 DISPATCHER_WORKER = ("-m", "dispatcher", "worker", "benchmarks.dispatcher_app:app")
 
@@ -49,9 +50,9 @@ class WorkerProcess:
         return msgspec.json.decode(line, type=Sample)
 
     def drain(self) -> None:
-        """Ask it to finish what it runs, and wait for its end. RuntimeError unless it ends cleanly."""
+        """Ask it to finish what it runs, and wait for its end. Raises unless it ends cleanly and soon."""
         self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(DEADLINE_SECONDS)
+        code = self._process.wait(DRAIN_SECONDS)
         if code != 0:
             raise RuntimeError(f"expected the worker to end with 0 after its drain, got {code}")
 

@@ -14,7 +14,7 @@ from .catalogue import CASES, GROUPS, MILLION, Case, Group
 from .results import Results, Spread
 from .targets import verdicts
 
-__all__ = ["file_system", "markdown", "write"]
+__all__ = ["BEGIN", "END", "file_system", "markdown", "write"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -->"
 END = "<!-- end of measured -->"

@@ -10,7 +10,7 @@ from collections import Counter
 from contextvars import ContextVar
 
 from dispatcher import CallNext, CurrentTask, Dispatcher, RetryPolicy
-from dispatcher.observe.hooks import AnyEvent
+from dispatcher import AnyEvent
 
 tenant: ContextVar[str] = ContextVar("tenant")
 

@@ -139,7 +139,5 @@ def _unmarked(events: Iterable[Event], starts: Counter[tuple[str, int]]) -> froz
     """
     first = Counter((event.uuid, event.attempt) for event in events if event.what == "start" and not event.redelivered)
     return frozenset(
-        uuid
-        for (uuid, attempt), times in first.items()
-        if times > (1 if attempt == 1 else starts[uuid, attempt - 1])
+        uuid for (uuid, attempt), times in first.items() if times > (1 if attempt == 1 else starts[uuid, attempt - 1])
     )

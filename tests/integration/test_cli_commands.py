@@ -54,11 +54,11 @@ def dead(cli: Cli, *filters: str) -> list[dict[str, Any]]:
 def test_a_task_is_sent_and_run(cli: Cli) -> None:
     """Arguments are read by the signature, by position or by name; negative numbers are no options."""
     uuid = cli.ok("send", "tasks:app", "note", "hello", "-3").strip()
-    assert len(uuid) == 36
     sent = json.loads(cli.ok("send", "tasks:app", "note", "number=-4", "text=a b", "--uuid", "mine", "--json"))
     assert sent == {"uuid": "mine", "task": "note", "queue": "default"}
-    worker = cli.start("worker", "tasks:app", "--burst")
+    worker = cli.start("worker", "tasks:app", "--burst", "-l", "debug")
     assert worker.exit_code() == 0
+    worker.wait_for(f"task.started uuid={uuid} task=note")
     worker.wait_for("note hello -3\n")
     worker.wait_for("note a b -4\n")
 

@@ -180,10 +180,16 @@ async def the_app() -> None:
     await app.run_worker(queue="emails")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-def apps() -> None:
+def apps(settings: dict[str, Any]) -> None:
+    Dispatcher(**settings)
     Dispatcher("memory://", exchange="e", default_queue="d", retry=RetryPolicy())
     Dispatcher(url=None, init_queues=[Queue("q")], publish_timeout_seconds=5, logger=logging.getLogger("mine"))
 
+    Dispatcher(publish_timeout_seconds="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Dispatcher(declare="perhaps")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Dispatcher(init_queues=["q"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    Dispatcher(default_routing_key="rk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Dispatcher(middlewares=[])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Dispatcher(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Dispatcher(retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -5,10 +5,9 @@ Each is accepted as what it naturally looks like, with parameter names of the us
 
 from __future__ import annotations
 
-from dispatcher import CallNext, CurrentTask, Dispatcher, Middleware, Observer, ServerConfig, TaskConfig
+from dispatcher import AnyEvent, CallNext, CurrentTask, Dispatcher, Middleware, Observer, ServerConfig, TaskConfig
 from dispatcher.model.retry import Failure, RetryRule
 from dispatcher.observe.events import TaskFailed
-from dispatcher.observe.hooks import AnyEvent
 from dispatcher.observe.logs import Log
 
 

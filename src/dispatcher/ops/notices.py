@@ -9,6 +9,7 @@ from ..observe.events import Event
 __all__ = [
     "AppStarted",
     "AppStopped",
+    "LogFormatIgnored",
     "ProcessEnded",
     "ProcessResting",
     "ProcessStarted",
@@ -40,6 +41,14 @@ class AppStopped(Event, frozen=True):
     pid: int
     exit_code: int
     because: str
+
+
+class LogFormatIgnored(Event, frozen=True):
+    """The application configured logging itself: that stays, and `--log-format` has no effect."""
+
+    name = "log_format.ignored"
+    level = logging.WARNING
+    log_format: str
 
 
 class SignalTaken(Event, frozen=True):

@@ -20,7 +20,7 @@ from ..observe.logs import LogObserver
 from ..runtime.app import Dispatcher
 from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error
 from .locate import load_app, pick
-from .notices import AppStarted, AppStopped, SupervisorLost
+from .notices import AppStarted, AppStopped, LogFormatIgnored, SupervisorLost
 from .progress import show_progress
 from .signals import Signals
 from .terminal import log_stream, wants_color
@@ -55,7 +55,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     target, app = load_app(options.target)
     stream = log_stream(burst=options.burst)
     with_bar = stream is not None
-    configure_logging(
+    is_ours = configure_logging(
         options.level,
         format="json" if options.log_format == "json" else "console",
         stream=stream,
@@ -64,6 +64,8 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     for queue in options.queue_names or ():
         pick("queue", queue, {known.name: known for known in app.queues}, exit_code=EXIT_CONFIG)
     log = LogObserver()
+    if options.log_format == "json" and not is_ours:
+        log.on_event(LogFormatIgnored(options.log_format))
     signals = Signals(log, with_bar=with_bar)
     signals.install()
     log.on_event(_started(target, app, options))

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -25,6 +25,7 @@ from .app_task import AppTask, Publishing
 from .burst import wait_until_empty
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
 from .server import Server, ServerConfig
+from .settings import ServerSettings
 from .slots import Slots
 from .sync import SyncPublisher
 from .worker import Worker, WorkerConfig
@@ -54,7 +55,7 @@ class Dispatcher:
         exchange: str = "dispatcher",
         default_queue: str = "default",
         retry: RetryRule | None = None,
-        **settings: Any,
+        **settings: Unpack[ServerSettings],
     ) -> None:
         self.config = _config(url, exchange, default_queue, settings)
         self.default_queue = default_queue
@@ -295,10 +296,8 @@ def _worker_name(name: str | None, queue: str) -> str:
     return f"{name or f'{socket.gethostname()}:{os.getpid()}'}/{queue}"
 
 
-def _config(url: str | None, exchange: str, default_queue: str, settings: Mapping[str, Any]) -> ServerConfig:
-    known = {
-        field for field in ServerConfig.__struct_fields__ if field not in ("url", "exchange", "default_routing_key")
-    }
+def _config(url: str | None, exchange: str, default_queue: str, settings: ServerSettings) -> ServerConfig:
+    known = ServerSettings.__optional_keys__
     for field in settings:
         if field not in known:
             raise ConfigError(f"Dispatcher: {field!r} is not one of its settings; it takes {sorted(known)}")

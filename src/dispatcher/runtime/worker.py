@@ -221,8 +221,9 @@ class Worker:
             async for delivery in consumer:
                 if not (self.runs.room.is_set() and self._slots.try_take()):
                     await self._wait_for_slot(delivery)
-                    if session.closed.done():  # lost while it waited: the broker delivers it again
+                    if self._draining or session.closed.done():
                         self._slots.give()
+                        self._settler.hand_back(delivery)  # of a lost session: the broker has it back already
                         break
                 self.runs.begin(session, delivery)
         finally:

@@ -6,6 +6,7 @@ repeats.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -68,7 +69,7 @@ members = st.integers(0, SESSIONS - 1)
 class BrokerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = Path(tempfile.mkdtemp())
         self.now_ms = 1_000_000
         self.model: dict[str, Kept] = {}
         self.count = 0
@@ -80,7 +81,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.members = [self.join(number) for number in range(SESSIONS)]
 
     def join(self, number: int) -> Member:
-        engine = Engine(Place(Path(self.folder.name) / "broker.db"), f"member {number}", now_ms=lambda: self.now_ms)
+        engine = Engine(Place(self.folder / "broker.db"), f"member {number}", now_ms=lambda: self.now_ms)
         member = Member(number, engine)
         engine.begin(Results())
         batch = Batch()
@@ -126,14 +127,18 @@ class BrokerMachine(RuleBasedStateMachine):
         # What is refused depends on what waits before this batch; what is claimed, on what it adds.
         room = BOUND - sum(kept.queue == "bounded" and kept.holder is None for kept in self.model.values())
         expected: list[type | None] = []
+        accepted: list[tuple[str, str, int | None, int]] = []
         for (queue, priority, delay_ms), (published, _, _) in zip(wanted, batch.publishes, strict=True):
             if queue == "bounded" and room <= 0:
                 expected.append(PublishRefused)
                 continue
             expected.append(None)
             room -= queue == "bounded"
+            accepted.append((published.uuid, queue, priority, delay_ms))
+        # Within one transaction what is due at once is numbered before what is delayed.
+        for uuid, queue, priority, delay_ms in sorted(accepted, key=lambda one: one[3] > 0):
             self.order += 1
-            self.model[published.uuid] = Kept(self.order, queue, priority, self.now_ms + delay_ms)
+            self.model[uuid] = Kept(self.order, queue, priority, self.now_ms + delay_ms)
         answers = self.turn(self.members[number], batch)
         assert [None if error is None else type(error) for _, _, error in answers] == expected
 
@@ -210,12 +215,14 @@ class BrokerMachine(RuleBasedStateMachine):
         assert execute("SELECT waiting FROM queues WHERE name = 'bounded'").fetchone() == (bounded,)
 
     def teardown(self) -> None:
-        if self.members:
-            execute = self.members[0].engine.store.connection.execute
-            assert execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        for member in self.members:
-            member.engine.close()
-        self.folder.cleanup()
+        try:
+            if self.members:
+                execute = self.members[0].engine.store.connection.execute
+                assert execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        finally:
+            for member in self.members:
+                member.engine.close()
+            shutil.rmtree(self.folder)
 
 
 BrokerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -110,8 +110,9 @@ async def test_consumers_of_one_queue_share_a_short_supply(rig: Rig) -> None:
     await take(second, 1)
 
 
-async def test_what_others_leave_is_taken(rig: Rig) -> None:
-    """A fair share must not keep a message from the only consumer that has room."""
+async def test_what_others_leave_is_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fair share must not keep a message from the only consumer that has room, not even for a tick."""
+    monkeypatch.setattr(engine, "TICK_SECONDS", 3600.0)
     session, other = await rig.connect(QUEUE), await rig.connect()
     await publish(session, b"blocker")
     full = await soon(other.consume("q", prefetch=1))

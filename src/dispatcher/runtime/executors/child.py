@@ -22,6 +22,7 @@ from ...errors import ArgumentError
 from ...model.codec import decode_body
 from ...model.outcome import BadArguments, Result
 from ...model.signature import Signature
+from ...observe.log_output import LogSetup, configure_logging
 from .call import Call, run_coroutine, run_plain
 from .failures import result_of
 from .pipe import LENGTH, READY, Request, decode_request, encode_reply
@@ -33,11 +34,14 @@ if sys.platform == "linux":
 __all__ = ["main"]
 
 
-def main(connection: socket.socket) -> None:
-    """Serve `connection` until the worker closes it. Runs as the target of a spawned `multiprocessing.Process`."""
+def main(connection: socket.socket, logs: LogSetup | None) -> None:
+    """Serve `connection` until the worker closes it. Runs as the target of a spawned `multiprocessing.Process`.
+
+    `logs`: how to show log lines where the user's code configures nothing; None leaves logging alone.
+    """
     _stand_alone()
     connection.setblocking(True)
-    runner = _Runner()
+    runner = _Runner(logs)
     with connection, connection.makefile("rb") as incoming:
         try:
             connection.sendall(READY)
@@ -61,8 +65,9 @@ def _read_frame(incoming: BinaryIO) -> bytes | None:
 class _Runner:
     """Finds, binds and runs. Functions and their signatures are looked up once."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: LogSetup | None) -> None:
         self._known: dict[tuple[str, bool], tuple[Callable[..., Any], Signature]] = {}
+        self._logs = logs
 
     def run(self, request: Request) -> bytes:
         """The reply to `request`: whatever the task does, short of ending the process, there is one."""
@@ -80,11 +85,18 @@ class _Runner:
         current = request.current
         if key not in self._known:
             function = load_target(request.target)
+            self._configure_logging()
             self._known[key] = function, Signature.of(function, skip_first=request.uuid_first, name=current.name)
         function, signature = self._known[key]
         # The worker has held the body to its limits already.
         args = signature.check(decode_body(request.body, max_bytes=len(request.body)).args)
         return Call(function, [current.uuid, *args] if request.uuid_first else args, current)
+
+    def _configure_logging(self) -> None:
+        """Once, and after a module of the user's was imported: what that configures must win, as in the worker."""
+        logs, self._logs = self._logs, None
+        if logs is not None:
+            configure_logging(logs.level, format=logs.format, color=logs.color)
 
 
 def _run(call: Call) -> Result:

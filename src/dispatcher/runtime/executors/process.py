@@ -1,6 +1,7 @@
 """One child process seen from the worker: starting it, sending it a frame, hearing from it, and seeing it die.
 
 It knows nothing of tasks: frames go in, frames and one exit come out. Never blocks the event loop on the child.
+A child logs like the worker: where that shows its lines through the stand-in handler, so does the child.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 
 from ...errors import DecodeError
+from ...observe.log_output import stand_in_setup
 from . import child
 from .pipe import FrameBuffer
 
@@ -47,7 +49,7 @@ class ChildProcess:
         self._frames = FrameBuffer()
         self._unsent = b""
         self._socket, theirs = socket.socketpair()
-        self._process = _spawn.Process(target=child.main, args=(theirs,), name="dispatcher-process")
+        self._process = _spawn.Process(target=child.main, args=(theirs, stand_in_setup()), name="dispatcher-process")
         try:
             _start_without_interrupts(self._process)
         except BaseException:

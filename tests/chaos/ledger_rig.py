@@ -1,0 +1,323 @@
+"""Runs a ledger: starts workers and publishers as real processes, has a nemesis at them, heals, drains, collects.
+
+It only acts and gathers; what the ledgers mean is judged by `ledger_check`. It never signals a process that it did not
+start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ledger_app import is_doomed
+from ledger_check import Event, History, Kill, Parked
+
+from dispatcher import Dispatcher
+from dispatcher.brokers.sqlite.file import connect
+from dispatcher.brokers.sqlite.liveness import FileLock
+from dispatcher.model import headers as names
+from dispatcher.model.topology import dead_queue
+
+__all__ = ["Plan", "Stage"]
+
+CHILD = Path(__file__).with_name("ledger_child.py")
+DRAIN_SECONDS = 120.0
+EXIT_SECONDS = 60.0
+POLL_SECONDS = 0.05
+LOCK_SECONDS = 0.5
+
+HELD_BY = "SELECT m.uuid FROM sessions s JOIN held h ON h.session = s.id JOIN messages m ON m.id = h.id WHERE s.pid = ?"
+WAITING = "SELECT count(*) FROM messages m JOIN queues q ON q.id = m.queue_id WHERE q.dead IS NOT NULL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run. Every `period_seconds` a process is struck in the way that `how` says:
+
+    `kill`: `kill -9`; one in `pause_one_in` is only stopped for `pause_seconds` instead, none where that is 0.
+    `term`: a worker is told to drain. `suspend`: stopped for `pause_seconds`, which the others take for its death.
+    `fault` is planted in every child; `short_lease` is none, it makes a stopped process count as dead after seconds.
+    """
+
+    tasks: int
+    kind: str = "mixed"
+    workers: int = 4
+    publishers: int = 2
+    limit: int = 16
+    how: Literal["kill", "term", "suspend"] = "kill"
+    period_seconds: float = 1.0
+    pause_one_in: int = 0
+    pause_seconds: float = 2.0
+    fault: str = ""
+
+
+class Actor:
+    """A role and the process that plays it now; the next one is started when that was killed."""
+
+    def __init__(self, role: str, command: list[str], environment: dict[str, str], errors: Path) -> None:
+        self.role = role
+        self.paused = False
+        self._command = command
+        self._environment = environment
+        self._errors = errors
+        self.start()
+
+    def start(self) -> None:
+        with self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(self._command, env=self._environment, stdout=errors, stderr=errors)
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def freeze(self) -> bool:
+        """Stop the process and see it stopped; False where it had ended by itself."""
+        if not self.running:
+            return False
+        os.kill(self.process.pid, signal.SIGSTOP)
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self.process.returncode = os.waitstatus_to_exitcode(status)  # it is reaped: nobody else can learn it
+            return False
+        self.paused = True
+        return True
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.paused = False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.paused = False
+
+
+class Stage:
+    """A folder with a broker's file and ledgers, and the actors that work on them."""
+
+    def __init__(self, folder: Path, plan: Plan, seed: int) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.file = folder / "broker.db"
+        self.url = f"sqlite:///{self.file}"
+        self.rng = random.Random(seed)
+        self.kills: list[Kill] = []
+        self.pauses = 0
+        self._turn = 0
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Actor] = []
+        self.publishers: list[Actor] = []
+
+    # --- the play --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> History:
+        """Publish and work under the nemesis, heal, drain, end everything, and return what the ledgers say."""
+        with self._actors():
+            await self._torment()
+            await self._drain()
+            await self._end_workers()
+        return await self._collect()
+
+    @contextmanager
+    def _actors(self) -> Iterator[None]:
+        plan = self.plan
+        try:
+            share = plan.tasks // plan.publishers
+            for number in range(plan.publishers):
+                arguments = ["publish", f"p{number}", plan.kind, str(share)]
+                self.publishers.append(self._actor(f"publisher-{number}", arguments))
+            for number in range(plan.workers):
+                self.workers.append(self._actor(f"worker-{number}", ["work", str(plan.limit)]))
+            yield
+        finally:
+            for process in [actor.process for actor in self.publishers + self.workers] + self._leaving:
+                process.kill()
+                process.wait()
+
+    def _actor(self, role: str, arguments: list[str]) -> Actor:
+        environment = os.environ | {
+            "DISPATCHER_URL": self.url,
+            "LEDGER_FOLDER": str(self.folder),
+            "LEDGER_FAULT": self.plan.fault,
+        }
+        return Actor(role, [sys.executable, str(CHILD), *arguments], environment, self.errors_of(role))
+
+    def errors_of(self, role: str) -> Path:
+        """Where a role's standard output and error go."""
+        return self.folder / f"{role}.err"
+
+    # --- the nemesis -----------------------------------------------------------------------------------------------
+
+    async def _torment(self) -> None:
+        """Strike every period until all is published and little is left to do; then heal."""
+        thaws: list[asyncio.Task[None]] = []
+        while True:
+            await asyncio.sleep(self.plan.period_seconds)
+            self._check_actors()
+            if not any(actor.running for actor in self.publishers) and self._waiting() <= self.plan.tasks // 20:
+                break
+            victim = self._victim()
+            if victim is None:
+                continue
+            if self.plan.how == "term":
+                self._terminate(victim)
+            elif self.plan.how == "suspend":
+                thaws.append(asyncio.create_task(self._suspend(victim)))
+            elif self.plan.pause_one_in and self.rng.randrange(self.plan.pause_one_in) == 0:
+                thaws.append(asyncio.create_task(self._pause(victim)))
+            else:
+                self._kill(victim)
+        await asyncio.gather(*thaws)
+
+    def _victim(self) -> Actor | None:
+        """A worker and a publisher in turn, as long as there is one. Publishers are not told to drain, which is for
+        workers. At least half of either are left going."""
+        self._turn += 1
+        publishing = [actor for actor in self.publishers if actor.running]
+        troupe = publishing if publishing and self._turn % 2 == 0 and self.plan.how != "term" else self.workers
+        candidates = [actor for actor in troupe if not actor.paused]
+        return self.rng.choice(candidates) if 2 * len(candidates) >= len(troupe) else None
+
+    def _kill(self, actor: Actor) -> None:
+        """`kill -9` at a random moment. It is stopped at that moment first, so that what it holds can be read."""
+        if not actor.freeze():
+            return
+        pid = actor.process.pid
+        kill = Kill(actor.role, pid, time.monotonic(), tuple(self._held_by(pid)))
+        actor.kill()
+        self.kills.append(kill)
+        actor.start()
+
+    async def _pause(self, actor: Actor) -> None:
+        if actor.freeze():
+            self.pauses += 1
+            await asyncio.sleep(self.plan.pause_seconds)
+            actor.thaw()
+
+    async def _suspend(self, actor: Actor) -> None:
+        """Stop a process until it has been taken for dead, and let it go on as a ghost of itself.
+
+        Not while it holds the file's lock: then everybody waits for it, and nobody is there to take it for dead. Nor a
+        worker that holds no message, which would show nothing.
+        """
+        if not actor.freeze():
+            return
+        pid = actor.process.pid
+        held = self._held_by(pid)
+        if self._lock_is_held() or (actor in self.workers and not held):
+            actor.thaw()
+            return
+        self.kills.append(Kill(actor.role, pid, time.monotonic(), tuple(held)))
+        await asyncio.sleep(self.plan.pause_seconds)
+        actor.thaw()
+
+    def _lock_is_held(self) -> bool:
+        """Whether the file's lock stays taken for longer than any transaction of a running process lasts."""
+        lock = FileLock(str(self.file) + "-dispatcher/write.lock")
+        deadline = time.monotonic() + LOCK_SECONDS
+        try:
+            while not lock.try_acquire():
+                if time.monotonic() > deadline:
+                    return True
+                time.sleep(0.001)
+            return False
+        finally:
+            lock.close()
+
+    def _terminate(self, actor: Actor) -> None:
+        """Tell a worker to drain; its successor starts at once."""
+        actor.process.terminate()
+        self._leaving.append(actor.process)
+        self.kills.append(Kill(actor.role, actor.process.pid, time.monotonic(), ()))
+        actor.start()
+
+    def _check_actors(self) -> None:
+        """Nobody may end but by our hand: a publisher when it is done, a worker never."""
+        for actor in self.workers:
+            assert actor.running, f"{actor.role} ended by itself: {actor.process.returncode}\n{self._said(actor)}"
+        for actor in self.publishers:
+            code = actor.process.poll()
+            assert code in (None, 0), f"{actor.role} failed: {code}\n{self._said(actor)}"
+
+    def _said(self, actor: Actor) -> str:
+        return self.errors_of(actor.role).read_text(errors="replace")
+
+    # --- looking into the file -------------------------------------------------------------------------------------
+
+    def read(self, query: str, *values: Any) -> list[Any]:
+        """Rows of the broker's file, read beside it."""
+        if not self.file.exists():
+            return []
+        with closing(connect(str(self.file))) as connection:
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                return []
+            rows: list[Any] = connection.execute(query, values).fetchall()
+            return rows
+
+    def _held_by(self, pid: int) -> list[str]:
+        return [row[0] for row in self.read(HELD_BY, pid)]
+
+    def _waiting(self) -> int:
+        rows = self.read(WAITING)
+        return int(rows[0][0]) if rows else 0
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Wait until the healed workers have nothing left to do."""
+        async with asyncio.timeout(DRAIN_SECONDS), Dispatcher(self.url, declare="never") as app:
+            while True:
+                self._check_actors()
+                depths = await app.server.inspector.queues()
+                if depths and not any(depth.ready or depth.unacked or depth.delayed for depth in depths):
+                    return
+                await asyncio.sleep(POLL_SECONDS)  # what other processes do sends us no event
+
+    async def _end_workers(self) -> None:
+        for actor in self.workers:
+            actor.process.terminate()
+        for process in [actor.process for actor in self.workers] + self._leaving:
+            code = await asyncio.to_thread(process.wait, EXIT_SECONDS)
+            # Told to end before Python had even set up its signals, it ends the kernel's way.
+            assert code in (0, -signal.SIGTERM), f"a worker ended with {code} after SIGTERM, expected 0"
+
+    async def _collect(self) -> History:
+        published = [line.split() for line in self._lines("publisher-*.ledger")]
+        attempted = frozenset(words[1] for words in published if words[0] == "attempt")
+        parked: list[Parked] = []
+        waiting: list[str] = []
+        async with Dispatcher(self.url, declare="never") as app:
+            inspector = app.server.inspector
+            for queue in await inspector.queues():
+                waiting += [found.message.uuid async for found in inspector.browse(queue.name)]
+                async for found in inspector.browse(dead_queue(queue.name)):
+                    parked.append(Parked(found.message.uuid, str((found.message.headers or {})[names.REASON])))
+        return History(
+            attempted=attempted,
+            accepted=frozenset(words[1] for words in published if words[0] == "accepted"),
+            refused=frozenset(words[1] for words in published if words[0] == "refused"),
+            events=tuple(_event(line) for line in self._lines("runs-*.ledger")),
+            parked=tuple(parked),
+            waiting=tuple(waiting),
+            kills=tuple(self.kills),
+            doomed=frozenset(filter(is_doomed, attempted)),
+        )
+
+    def _lines(self, pattern: str) -> list[str]:
+        """The whole lines of the ledgers: what a kill cut short was not done."""
+        return [line for path in sorted(self.folder.glob(pattern)) for line in path.read_text().split("\n")[:-1]]
+
+
+def _event(line: str) -> Event:
+    what, uuid, attempt, redelivered, pid, at = line.split()
+    return Event(what, uuid, int(attempt), redelivered == "1", int(pid), float(at))  # type: ignore[arg-type]
