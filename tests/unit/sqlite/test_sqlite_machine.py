@@ -58,7 +58,7 @@ publishes = st.lists(
     st.tuples(
         st.sampled_from([queue.name for queue in QUEUES]),
         st.none() | st.integers(0, 9),
-        st.sampled_from([0, 0, 0, 5, 50]),
+        st.sampled_from([0, 0, 0, 5, 6, 7, 50]),
     ),
     min_size=1,
     max_size=8,

@@ -6,12 +6,13 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlite_rig import QUEUE, Rig, message, publish, soon, take
+from sqlite_rig import DEADLINE_SECONDS, QUEUE, Rig, message, publish, soon, take
 
 from dispatcher.brokers.base import Disconnected, TopologyDiffers
 from dispatcher.brokers.sqlite import SqliteBroker, engine
@@ -226,6 +227,23 @@ async def test_consume_given_up_half_way_holds_nothing(rig: Rig) -> None:
         await starting
     deliveries = await take(await soon(session.consume("q", prefetch=2)), 2)
     assert [delivery.body for delivery in deliveries] == [b"1", b"2"]
+
+
+async def test_what_was_on_its_way_to_a_stopped_consumer_goes_back(rig: Rig) -> None:
+    """A message that was claimed while its consumer stopped must be handed back when `stop` returns."""
+    session = await rig.connect(QUEUE)
+    consumer = await soon(session.consume("q", prefetch=1))
+    publishing = session.publish(message(b"m"))
+    await asyncio.sleep(0)  # the turn of the loop that hands it to the writer thread
+    with closing(sqlite3.connect(rig.path)) as reader:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not reader.execute("SELECT count(*) FROM held").fetchone()[0]:
+            # The loop stands still on purpose: it must not hear of the claim before the consumer is stopped.
+            assert time.monotonic() < deadline
+    await soon(consumer.stop())
+    await soon(publishing)
+    depth = await session.inspector.depth("q")
+    assert (depth.ready, depth.unacked, depth.consumers) == (1, 0, 0)
 
 
 async def test_a_session_whose_loop_is_gone_ends_itself(tmp_path: Path) -> None:
