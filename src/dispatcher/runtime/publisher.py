@@ -29,6 +29,7 @@ from ..model.codec import encode_body
 from ..model.task import Receipt, Task
 from ..observe.events import TaskPublished
 from ..observe.hooks import EventHub
+from .deadlines import Deadlines
 
 __all__ = ["PUBLISH_MANY_WINDOW", "Publisher", "SessionSource", "message_of"]
 
@@ -86,7 +87,13 @@ class Publisher:
         self._exchange = exchange
         self._default_routing_key = default_routing_key
         self._timeout_seconds = publish_timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(publish_timeout_seconds)
         self._max_body_bytes = max_body_bytes
+
+    def close(self) -> None:
+        """Keep no timer any more."""
+        self._deadlines.close()
 
     def _message_of(self, task: Task) -> Message:
         if not isinstance(task, Task):
@@ -96,7 +103,18 @@ class Publisher:
     async def publish(self, task: Task) -> Receipt:
         """Publish one task. Raises `ArgumentError` before anything is sent, else a `PublishError`."""
         message = self._message_of(task)
-        await self._until_accepted(message, None)
+        session = self._source.session
+        if session is None:
+            await self._until_accepted(message, None, self._timeout_seconds)
+            return self._accepted(task, message)
+        started_at = self._loop.time()
+        sent = session.publish(message)
+        self._deadlines.watch(sent)
+        try:
+            await sent
+        except (DispatcherError, TimeoutError):
+            left_seconds = self._timeout_seconds - (self._loop.time() - started_at)
+            await self._until_accepted(message, sent, left_seconds)
         return self._accepted(task, message)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
@@ -108,7 +126,7 @@ class Publisher:
         async def settle_oldest() -> None:
             task, message, first = window.popleft()
             try:
-                await self._until_accepted(message, first)
+                await self._until_accepted(message, first, self._timeout_seconds)
             except DispatcherError as error:
                 failed.append((task, error))
             else:
@@ -141,17 +159,17 @@ class Publisher:
             self._hub.emit(TaskPublished(message.uuid, task.name, message.routing_key))
         return Receipt(message.uuid)
 
-    async def _until_accepted(self, message: Message, first: asyncio.Future[None] | None) -> None:
-        """Return once accepted; `first` is a publish of it that is already on its way."""
+    async def _until_accepted(self, message: Message, first: asyncio.Future[None] | None, left_seconds: float) -> None:
+        """Return once accepted; `first` is a publish of it that is on its way or has failed already."""
         if first is not None and first.done() and first.exception() is None:
             return
-        attempt = _Attempts(message)
+        attempts = _Attempts(message)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                while not await attempt.succeeded(self._source, first):
+            async with asyncio.timeout(left_seconds):
+                while not await attempts.succeeded(self._source, first):
                     first = None
         except TimeoutError:
-            raise attempt.error_at_deadline(self._timeout_seconds) from None
+            raise attempts.error_at_deadline(self._timeout_seconds) from None
 
 
 class _Attempts:

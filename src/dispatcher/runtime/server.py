@@ -213,6 +213,7 @@ class Server:
         self._link.stop_reconnecting()
         await asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in self._workers.values()))
         await self._link.close()
+        self._publisher.close()
         if self._given_up is not None:
             self._closed.set_exception(self._given_up)
             self._closed.exception()  # nobody may be waiting for it
