@@ -37,11 +37,12 @@ from .errors import (
     WorkerNotFound,
 )
 from .model.outcome import Discard, Reject, Retry, Snooze
-from .model.retry import RetryPolicy
+from .model.retry import RetryPolicy, RetryRule
 from .model.task import Receipt, Task, TaskArgument
 from .model.topology import Queue
 from .observe.context import CurrentTask, current_task
 from .observe.hooks import AnyEvent, CallNext, Middleware, Observer
+from .observe.logs import Log
 from .runtime.app import Dispatcher
 from .runtime.app_task import AppTask
 from .runtime.registry import TaskConfig
@@ -67,6 +68,7 @@ __all__ = [
     "Discard",
     "Dispatcher",
     "DispatcherError",
+    "Log",
     "Middleware",
     "Observer",
     "PublishError",
@@ -78,6 +80,7 @@ __all__ = [
     "Reject",
     "Retry",
     "RetryPolicy",
+    "RetryRule",
     "Server",
     "ServerConfig",
     "Snooze",

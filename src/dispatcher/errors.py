@@ -4,9 +4,9 @@ This module holds names and sentences only: it imports nothing of Dispatcher and
 
     DispatcherError
     ├── ConfigError                what you wrote cannot work: a wrong value, URL, name or signature
+    │   ├── ArgumentError          a task's arguments or options do not fit: its signature, a wire type, a bound
     │   ├── TopologyMismatch       a queue or exchange exists, but not as it was asked for
     │   └── AuthenticationError    the broker refused the credentials or the virtual host
-    ├── ArgumentError              arguments do not fit the task's signature or its wire types
     ├── DecodeError                a body that is not a task
     ├── WorkerNotFound             no worker of that name in this server
     ├── WorkerExhausted            too many functions overran their timeout: the process must be recycled
@@ -88,8 +88,8 @@ class AuthenticationError(ConfigError):
     """The broker refused the credentials, or the virtual host does not exist or is forbidden."""
 
 
-class ArgumentError(DispatcherError, ValueError):
-    """Arguments do not fit: wrong count, wrong type, or out of the wire type's range."""
+class ArgumentError(ConfigError):
+    """A task's arguments do not fit (wrong count, wrong type, out of range), or an option of it is out of bounds."""
 
 
 class DecodeError(DispatcherError, ValueError):

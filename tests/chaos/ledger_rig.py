@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ledger_actor import Actor
 from ledger_app import is_doomed
 from ledger_check import Event, History, Kill, Parked
 
@@ -31,10 +32,12 @@ from dispatcher.model.topology import dead_queue
 __all__ = ["Plan", "Stage"]
 
 CHILD = Path(__file__).with_name("ledger_child.py")
-DRAIN_SECONDS = 120.0
+TORMENT_SECONDS = 150.0
+DRAIN_SECONDS = 100.0
 EXIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 0.5
+SUSPEND_TRIES = 100
 
 HELD_BY = "SELECT m.uuid FROM sessions s JOIN held h ON h.session = s.id JOIN messages m ON m.id = h.id WHERE s.pid = ?"
 WAITING = "SELECT count(*) FROM messages m JOIN queues q ON q.id = m.queue_id WHERE q.dead IS NOT NULL"
@@ -61,47 +64,6 @@ class Plan:
     fault: str = ""
 
 
-class Actor:
-    """A role and the process that plays it now; the next one is started when that was killed."""
-
-    def __init__(self, role: str, command: list[str], environment: dict[str, str], errors: Path) -> None:
-        self.role = role
-        self.paused = False
-        self._command = command
-        self._environment = environment
-        self._errors = errors
-        self.start()
-
-    def start(self) -> None:
-        with self._errors.open("ab") as errors:
-            self.process = subprocess.Popen(self._command, env=self._environment, stdout=errors, stderr=errors)
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def freeze(self) -> bool:
-        """Stop the process and see it stopped; False where it had ended by itself."""
-        if not self.running:
-            return False
-        os.kill(self.process.pid, signal.SIGSTOP)
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            self.process.returncode = os.waitstatus_to_exitcode(status)  # it is reaped: nobody else can learn it
-            return False
-        self.paused = True
-        return True
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.paused = False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.paused = False
-
-
 class Stage:
     """A folder with a broker's file and ledgers, and the actors that work on them."""
 
@@ -109,6 +71,7 @@ class Stage:
         self.folder = folder
         self.plan = plan
         self.file = folder / "broker.db"
+        self.companion = folder / "broker.db-dispatcher"
         self.url = f"sqlite:///{self.file}"
         self.rng = random.Random(seed)
         self.kills: list[Kill] = []
@@ -150,7 +113,7 @@ class Stage:
             "LEDGER_FOLDER": str(self.folder),
             "LEDGER_FAULT": self.plan.fault,
         }
-        return Actor(role, [sys.executable, str(CHILD), *arguments], environment, self.errors_of(role))
+        return Actor(role, [sys.executable, "-W", "default", str(CHILD), *arguments], environment, self.errors_of(role))
 
     def errors_of(self, role: str) -> Path:
         """Where a role's standard output and error go."""
@@ -160,33 +123,37 @@ class Stage:
 
     async def _torment(self) -> None:
         """Strike every period until all is published and little is left to do; then heal."""
-        thaws: list[asyncio.Task[None]] = []
-        while True:
-            await asyncio.sleep(self.plan.period_seconds)
-            self._check_actors()
-            if not any(actor.running for actor in self.publishers) and self._waiting() <= self.plan.tasks // 20:
-                break
-            victim = self._victim()
-            if victim is None:
-                continue
-            if self.plan.how == "term":
-                self._terminate(victim)
-            elif self.plan.how == "suspend":
-                thaws.append(asyncio.create_task(self._suspend(victim)))
-            elif self.plan.pause_one_in and self.rng.randrange(self.plan.pause_one_in) == 0:
-                thaws.append(asyncio.create_task(self._pause(victim)))
-            else:
-                self._kill(victim)
-        await asyncio.gather(*thaws)
+        deadline = time.monotonic() + TORMENT_SECONDS
+        async with asyncio.TaskGroup() as stopped:
+            while any(actor.running for actor in self.publishers) or self._waiting() > self.plan.tasks // 20:
+                await asyncio.sleep(self.plan.period_seconds)
+                assert time.monotonic() < deadline, f"not done within {TORMENT_SECONDS:.0f} s: {self._state()}"
+                self._check_actors()
+                victim = self._victim()
+                if victim is not None:
+                    self._strike(victim, stopped)
+
+    def _strike(self, victim: Actor, stopped: asyncio.TaskGroup) -> None:
+        plan = self.plan
+        if plan.how == "term":
+            self._terminate(victim)
+        elif plan.how == "suspend":
+            stopped.create_task(self._suspend(victim))
+        elif plan.pause_one_in and self.rng.randrange(plan.pause_one_in) == 0:
+            stopped.create_task(self._pause(victim))
+        else:
+            self._kill(victim)
 
     def _victim(self) -> Actor | None:
         """A worker and a publisher in turn, as long as there is one. Publishers are not told to drain, which is for
-        workers. At least half of either are left going."""
+        workers. Who is stopped is not replaced, so at least half of either are left going."""
         self._turn += 1
         publishing = [actor for actor in self.publishers if actor.running]
         troupe = publishing if publishing and self._turn % 2 == 0 and self.plan.how != "term" else self.workers
         candidates = [actor for actor in troupe if not actor.paused]
-        return self.rng.choice(candidates) if 2 * len(candidates) >= len(troupe) else None
+        if self.plan.how == "suspend" and 2 * (len(candidates) - 1) < len(troupe):
+            return None
+        return self.rng.choice(candidates) if candidates else None
 
     def _kill(self, actor: Actor) -> None:
         """`kill -9` at a random moment. It is stopped at that moment first, so that what it holds can be read."""
@@ -210,20 +177,26 @@ class Stage:
         Not while it holds the file's lock: then everybody waits for it, and nobody is there to take it for dead. Nor a
         worker that holds no message, which would show nothing.
         """
-        if not actor.freeze():
-            return
-        pid = actor.process.pid
-        held = self._held_by(pid)
-        if self._lock_is_held() or (actor in self.workers and not held):
-            actor.thaw()
-            return
-        self.kills.append(Kill(actor.role, pid, time.monotonic(), tuple(held)))
-        await asyncio.sleep(self.plan.pause_seconds)
-        actor.thaw()
+        for _ in range(SUSPEND_TRIES):
+            if not actor.freeze():
+                return
+            try:
+                pid = actor.process.pid
+                held = self._held_by(pid)
+                if (held or actor in self.publishers) and not self._lock_is_held():
+                    self.kills.append(Kill(actor.role, pid, time.monotonic(), tuple(held)))
+                    await asyncio.sleep(self.plan.pause_seconds)
+                    return
+            finally:
+                actor.thaw()
+            await asyncio.sleep(0)
 
     def _lock_is_held(self) -> bool:
         """Whether the file's lock stays taken for longer than any transaction of a running process lasts."""
-        lock = FileLock(str(self.file) + "-dispatcher/write.lock")
+        path = self.companion / "write.lock"
+        if not path.exists():
+            return True  # nobody has got that far: there is nothing to disturb yet
+        lock = FileLock(str(path))
         deadline = time.monotonic() + LOCK_SECONDS
         try:
             while not lock.try_acquire():
@@ -248,6 +221,15 @@ class Stage:
         for actor in self.publishers:
             code = actor.process.poll()
             assert code in (None, 0), f"{actor.role} failed: {code}\n{self._said(actor)}"
+
+    def _state(self) -> str:
+        """Who does what, for a run that does not come to its end."""
+        actors = [
+            f"{actor.role} (pid {actor.process.pid}, {'stopped' if actor.paused else actor.process.poll()}):"
+            f" holds {len(self._held_by(actor.process.pid))}"
+            for actor in self.publishers + self.workers
+        ]
+        return f"{'; '.join(actors)}; {self._waiting()} waiting; {self.read('SELECT * FROM sessions')}"
 
     def _said(self, actor: Actor) -> str:
         return self.errors_of(actor.role).read_text(errors="replace")

@@ -48,7 +48,7 @@ def check_kept(stage: Stage, history: History, verdict: Verdict) -> None:
     for table in ("held", "sessions", "consumers"):
         assert stage.read(f"SELECT count(*) FROM {table}") == [(0,)], f"left over in {table}"
     assert stage.read("PRAGMA integrity_check") == [("ok",)]
-    left = {path.name for path in stage.file.with_name("broker.db-dispatcher").iterdir()}
+    left = {path.name for path in stage.companion.iterdir()}
     assert not {name for name in left if name.endswith((".lock", ".fifo"))} - {"write.lock"}
     said = {path.name: path.read_text(errors="replace") for path in stage.folder.glob("*.err")}
     assert not any(said.values()), said
@@ -77,7 +77,7 @@ async def test_graceful_restarts_every_second_repeat_nothing(tmp_path: Path) -> 
     """A worker that is told to end finishes what runs and hands back the rest: no task runs twice for it."""
     stage, history, verdict = await play(tmp_path, Plan(tasks=10_000, how="term"))
     check_kept(stage, history, verdict)
-    assert len(history.kills) > 1
+    assert history.kills, "nobody was told to end: this run has shown nothing"
     assert verdict.duplicated == 0 and verdict.in_flight == 0
     assert verdict.recovered == frozenset()
 
@@ -104,5 +104,5 @@ async def test_processes_taken_for_dead_lose_nothing_when_they_go_on(tmp_path: P
 )
 async def test_a_planted_fault_is_found(fault: str, complaint: str, tmp_path: Path) -> None:
     """The same run with a worker or broker that breaks the promise: the checker must say so."""
-    _, _, verdict = await play(tmp_path, Plan(tasks=2_000, period_seconds=0.5, fault=fault))
+    _, _, verdict = await play(tmp_path, Plan(tasks=3_000, period_seconds=0.3, fault=fault))
     assert complaint in [sentence.partition(":")[0] for sentence in verdict.complaints()]

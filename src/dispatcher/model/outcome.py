@@ -95,9 +95,7 @@ class Retry(TaskControl):
     `after_seconds`: the delay; None takes the task's policy's. Without a policy the attempts are bounded by 3.
     """
 
-    def __init__(self, message: str = "", *, after_seconds: float | None = None) -> None:
-        if not isinstance(message, str):
-            raise ConfigError(f"Retry: expected a message, got {message!r}; write Retry(after_seconds={message!r})")
+    def __init__(self, after_seconds: float | None = None, message: str = "") -> None:
         _check_seconds("after_seconds", after_seconds, none=True)
         super().__init__(message or "the task asked to be retried")
         self.after_seconds = after_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from os import urandom
@@ -156,3 +157,5 @@ def _check_eta(eta: object, delay_seconds: float | None) -> None:
         raise ArgumentError(f"eta: expected a datetime with a time zone, got the naive {eta!r}; add tzinfo")
     if delay_seconds is not None:
         raise ArgumentError("expected delay_seconds or eta, got both")
+    if eta.timestamp() > time.time() + MAX_DELAY_SECONDS:
+        raise ArgumentError(f"eta: expected at most {MAX_DELAY_SECONDS} seconds (ten years) from now, got {eta!r}")

@@ -14,7 +14,7 @@ from ..brokers.base import Session
 from ..brokers.memory import MemoryBroker
 from ..brokers.sqlite import SqliteBroker
 from ..observe.logs import LogObserver
-from ..runtime.app import DEFAULT_URL
+from ..runtime.settings import DEFAULT_URL
 from .failures import EXIT_STORAGE, EXIT_USAGE, CliError
 from .locate import load_app
 

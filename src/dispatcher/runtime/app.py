@@ -1,7 +1,6 @@
 """The everyday level: an app with decorated tasks, a publisher, and workers for its queues.
 
 The app gathers tasks and owns at most one server at a time; what they do is said in `registry`, `server` and `worker`.
-`$DISPATCHER_URL` is read here.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain, count
 from types import MappingProxyType, TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -25,15 +25,12 @@ from .app_task import AppTask, Publishing
 from .burst import wait_until_empty
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
 from .server import Server, ServerConfig
-from .settings import ServerSettings
+from .settings import ServerSettings, default_url
 from .slots import Slots
 from .sync import SyncPublisher
 from .worker import Worker, WorkerConfig
 
-__all__ = ["DEFAULT_URL", "Dispatcher"]
-
-DEFAULT_URL = "sqlite:///dispatcher.db"
-"""The broker of an app that names none, where `$DISPATCHER_URL` is unset or empty too."""
+__all__ = ["Dispatcher"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,9 +85,7 @@ class Dispatcher:
         """The queues of the registered tasks, each bound to its own name, and those of `init_queues`."""
         merged = {queue.name: queue for queue in self.config.init_queues}
         for queue in self._queues.values():
-            keys = (*merged.get(queue.name, queue).binding_keys, *queue.binding_keys)
-            base = merged.get(queue.name, queue)
-            merged[queue.name] = msgspec.structs.replace(base, binding_keys=tuple(dict.fromkeys(keys)))
+            merged[queue.name] = _merged(merged.get(queue.name), queue)
         return tuple(merged.values())
 
     @overload
@@ -156,15 +151,13 @@ class Dispatcher:
 
     def _queue(self, queue: str | Queue | None) -> Queue:
         """The queue of a task, bound to its own name too. One name means one `Queue` in an app."""
-        if queue is None:
-            queue = self.default_queue
-        known = self._queues.get(queue.name if isinstance(queue, Queue) else queue)
         if not isinstance(queue, Queue):
-            return known or Queue(queue, (queue,))
-        bound = msgspec.structs.replace(queue, binding_keys=tuple(dict.fromkeys((queue.name, *queue.binding_keys))))
-        if known is not None and known not in (bound, Queue(queue.name, (queue.name,))):
-            raise ConfigError(f"queue {queue.name!r}: expected one definition in an app, got {known!r} and {bound!r}")
-        return bound
+            queue = Queue(self.default_queue if queue is None else queue)
+        queue = _with_keys(queue, queue.name)
+        for known in self.config.init_queues:
+            if known.name == queue.name:
+                _merged(known, queue)
+        return _merged(self._queues.get(queue.name), queue)
 
     # --- connecting ------------------------------------------------------------------------------------------------
 
@@ -223,8 +216,8 @@ class Dispatcher:
 
         `queues`: None means all of the app's. `limit`: tasks running at once, over all queues together.
         `burst`: return once the queues are empty. `name`: of the workers, shown in the broker; None is host and pid.
-        The first cancellation drains: nothing new is taken, what runs is waited for (at most `grace_seconds`, None
-        waits), and then this returns. A second one cuts short what runs, hands it back, and raises `CancelledError`.
+        A first cancellation drains: nothing new is taken, and what runs is waited for, at most `grace_seconds` (None
+        waits). A second one cuts short what runs and hands it back. Either way it then ends with `CancelledError`.
         Raises `ConnectionLost` when the reconnection retries ran out, a `StorageError` that ended the server, and
         `WorkerExhausted` when too many functions overran their timeouts: run it in a new process then.
         """
@@ -234,7 +227,7 @@ class Dispatcher:
             server = self.server
             workers = []
             for queue in chosen:
-                config = WorkerConfig(_worker_name(name, queue), queue, (), limit)
+                config = WorkerConfig(_worker_name(server, name, queue), queue, (), limit)
                 workers.append(await server.new_worker(config, self._registry, slots=slots))
             await _run_until_told(server, workers, burst, grace_seconds)
 
@@ -254,32 +247,30 @@ class Dispatcher:
 
 async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:
     """Start the workers, wait for the reason to end, and end them."""
-    reasons: list[asyncio.Future[Any]] = [asyncio.ensure_future(server.wait_closed())]
-    reasons += [asyncio.ensure_future(worker.runs.exhausted.wait()) for worker in workers]
+    closed = asyncio.ensure_future(server.wait_closed())
+    exhausted = [asyncio.ensure_future(worker.runs.exhausted.wait()) for worker in workers]
+    reasons: list[asyncio.Future[Any]] = [closed, *exhausted]
     if burst:
         reasons.append(asyncio.ensure_future(wait_until_empty(server, workers)))
-    cancelled = False
     try:
         for worker in workers:
             await worker.start()
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        cancelled = True  # the caller asked for the drain, which follows
+        full = any(worker.runs.exhausted.is_set() for worker in workers)
+        if full:
+            grace_seconds = 0  # functions that never end are not waited for
     finally:
         for reason in reasons:
-            if not reason.cancel() and not reason.cancelled():
-                reason.exception()  # read: where the caller cancelled, nobody else will
-    await _close_all(workers, grace_seconds)
-    if cancelled:
-        return
-    if reasons[0].done() and not reasons[0].cancelled():
-        reasons[0].result()
-    if any(worker.runs.exhausted.is_set() for worker in workers):
+            reason.cancel()
+        await asyncio.wait(reasons)
+        await _close_all(workers, grace_seconds)
+    for reason in (closed, *reasons[-1:]):
+        if not reason.cancelled():
+            reason.result()
+    if full:
         raise WorkerExhausted(
             "too many functions passed their timeouts and still run; this process must be replaced by a new one"
         )
-    if burst:
-        reasons[-1].result()
 
 
 async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> None:
@@ -292,8 +283,26 @@ async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> 
         raise
 
 
-def _worker_name(name: str | None, queue: str) -> str:
-    return f"{name or f'{socket.gethostname()}:{os.getpid()}'}/{queue}"
+def _with_keys(queue: Queue, *keys: str) -> Queue:
+    return msgspec.structs.replace(queue, binding_keys=tuple(dict.fromkeys((*keys, *queue.binding_keys))))
+
+
+def _merged(known: Queue | None, queue: Queue) -> Queue:
+    """One queue of two definitions: one that only names it adds its binding keys; else they must be equal."""
+    if known is None:
+        return queue
+    for plain, other in ((queue, known), (known, queue)):
+        if msgspec.structs.replace(plain, binding_keys=()) == Queue(plain.name):
+            return _with_keys(other, *plain.binding_keys)
+    if msgspec.structs.replace(known, binding_keys=()) != msgspec.structs.replace(queue, binding_keys=()):
+        raise ConfigError(f"queue {queue.name!r}: expected one definition in an app, got {known!r} and {queue!r}")
+    return _with_keys(known, *queue.binding_keys)
+
+
+def _worker_name(server: Server, name: str | None, queue: str) -> str:
+    """A name that is free in `server`: it may run several workers of one queue."""
+    base = f"{name or f'{socket.gethostname()}:{os.getpid()}'}/{queue}"
+    return next(free for free in chain([base], (f"{base}#{n}" for n in count(2))) if server.is_free(free))
 
 
 def _config(url: str | None, exchange: str, default_queue: str, settings: ServerSettings) -> ServerConfig:
@@ -301,5 +310,6 @@ def _config(url: str | None, exchange: str, default_queue: str, settings: Server
     for field in settings:
         if field not in known:
             raise ConfigError(f"Dispatcher: {field!r} is not one of its settings; it takes {sorted(known)}")
-    chosen = url if url is not None else os.environ.get("DISPATCHER_URL") or DEFAULT_URL
-    return ServerConfig(url=chosen, exchange=exchange, default_routing_key=default_queue, **settings)
+    return ServerConfig(
+        url=default_url() if url is None else url, exchange=exchange, default_routing_key=default_queue, **settings
+    )

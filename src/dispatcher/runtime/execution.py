@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..brokers.base import Delivery
-from ..errors import ArgumentError, DecodeError, TaskTimeout
+from ..errors import ArgumentError, DecodeError, TaskError, TaskTimeout
 from ..model import headers as names
 from ..model.codec import decode_body
 from ..model.outcome import BadArguments, CutShort, Expired, Raised, Result, Returned, Undecodable, Unknown
@@ -52,13 +52,25 @@ class Refused(msgspec.Struct, eq=False):
 class Run:
     """One delivery in a worker, from its slot to its fate. `item` is replaced when its delivery is redelivered."""
 
-    __slots__ = ("_executor", "call", "ended", "item", "overrunning", "prepared", "running", "started_at", "timer")
+    __slots__ = (
+        "_executor",
+        "call",
+        "ended",
+        "has_slot",
+        "item",
+        "overrunning",
+        "prepared",
+        "running",
+        "started_at",
+        "timer",
+    )
 
     def __init__(self, item: Unsettled, prepared: Ready | Refused) -> None:
         self.item = item
         self.prepared = prepared
         self.running = False
         self.overrunning = False
+        self.has_slot = True
         self.timer: asyncio.TimerHandle | None = None
         self.started_at = 0.0
         self.call: Call | None = None
@@ -179,6 +191,8 @@ class Execution:
     def _wrapped(self, place: Place, executor: Executor, call: Call) -> Call:
         """The call as its middleware sees it: a coroutine on the loop, with the function innermost."""
 
+        began = False
+
         async def on_loop() -> None:
             value = await call.function(*call.args)
             if isinstance(value, BaseException):
@@ -192,10 +206,22 @@ class Execution:
                 error, call.error = call.error, None
                 raise error or error_of(result)
 
-        step: CallNext = on_loop if place == "loop" else elsewhere
-        for middleware in reversed(self._middleware):
-            step = partial(middleware, call.current, step)
-        return Call(step, (), call.current)
+        async def once() -> None:
+            nonlocal began
+            if began:
+                raise TaskError("a middleware awaited call_next() twice: a delivery is one run")
+            began = True
+            await (on_loop() if place == "loop" else elsewhere())
+
+        async def whole() -> None:
+            step: CallNext = once
+            for middleware in reversed(self._middleware):
+                step = partial(middleware, call.current, step)
+            await step()
+            if not began:
+                raise TaskError("a middleware returned without call_next(): to drop a task, raise Discard")
+
+        return Call(whole, (), call.current)
 
     async def close(self) -> int:
         """Stop what still runs and end threads and processes; how many functions could not be stopped."""

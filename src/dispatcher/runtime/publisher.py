@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..brokers.base import Message, Session
 from ..errors import (
@@ -27,6 +27,7 @@ from ..errors import (
 from ..model import headers as names
 from ..model.codec import encode_body
 from ..model.task import Receipt, Task
+from ..observe.context import CURRENT_TASK
 from ..observe.events import TaskPublished
 from ..observe.hooks import EventHub
 from .deadlines import Deadlines
@@ -36,6 +37,9 @@ __all__ = ["PUBLISH_MANY_WINDOW", "Publisher", "SessionSource", "message_of"]
 PUBLISH_MANY_WINDOW = 1000
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
+
+
+_Sent: TypeAlias = asyncio.Future[None] | None
 
 
 class SessionSource(Protocol):
@@ -103,30 +107,20 @@ class Publisher:
     async def publish(self, task: Task) -> Receipt:
         """Publish one task. Raises `ArgumentError` before anything is sent, else a `PublishError`."""
         message = self._message_of(task)
-        session = self._source.session
-        if session is None:
-            await self._until_accepted(message, None, self._timeout_seconds)
-            return self._accepted(task, message)
-        started_at = self._loop.time()
-        sent = session.publish(message)
-        self._deadlines.watch(sent)
-        try:
-            await sent
-        except (DispatcherError, TimeoutError):
-            left_seconds = self._timeout_seconds - (self._loop.time() - started_at)
-            await self._until_accepted(message, sent, left_seconds)
+        deadline = self._loop.time() + self._timeout_seconds
+        await self._until_accepted(message, self._send(message), deadline)
         return self._accepted(task, message)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish all of `tasks`, taken lazily, at most 1,000 in flight. `PublishManyError` if any was not accepted."""
-        window: deque[tuple[Task, Message, asyncio.Future[None] | None]] = deque()
+        window: deque[tuple[Task, Message, _Sent, float]] = deque()
         receipts: list[Receipt] = []
         failed: list[tuple[Task, Exception]] = []
 
         async def settle_oldest() -> None:
-            task, message, first = window.popleft()
+            task, message, sent, deadline = window.popleft()
             try:
-                await self._until_accepted(message, first, self._timeout_seconds)
+                await self._until_accepted(message, sent, deadline)
             except DispatcherError as error:
                 failed.append((task, error))
             else:
@@ -139,37 +133,49 @@ class Publisher:
                 except ArgumentError as error:
                     failed.append((task, error))
                     continue
-                session = self._source.session
-                window.append((task, message, session.publish(message) if session is not None else None))
+                deadline = self._loop.time() + self._timeout_seconds
+                window.append((task, message, self._send(message), deadline))
                 if len(window) >= PUBLISH_MANY_WINDOW:
                     await settle_oldest()
             while window:
                 await settle_oldest()
         finally:
             # Left early (the iterable raised, or we were cancelled): nobody waits for these any more.
-            for _, _, sent in window:
+            for _, _, sent, _ in window:
                 if sent is not None:
                     sent.cancel()
         if failed:
             raise PublishManyError(receipts, failed)
         return receipts
 
+    def _send(self, message: Message) -> _Sent:
+        """Hand the message over, if there is a session; the future fails at the deadline."""
+        session = self._source.session
+        if session is None:
+            return None
+        sent = session.publish(message)
+        self._deadlines.watch(sent)
+        return sent
+
     def _accepted(self, task: Task, message: Message) -> Receipt:
         if self._hub.busy:
             self._hub.emit(TaskPublished(message.uuid, task.name, message.routing_key))
         return Receipt(message.uuid)
 
-    async def _until_accepted(self, message: Message, first: asyncio.Future[None] | None, left_seconds: float) -> None:
-        """Return once accepted; `first` is a publish of it that is on its way or has failed already."""
-        if first is not None and first.done() and first.exception() is None:
-            return
+    async def _until_accepted(self, message: Message, sent: _Sent, deadline: float) -> None:
+        """Return once accepted; `sent` is its first publish. Its usual end is that this succeeds, and costs no timer."""
         attempts = _Attempts(message)
+        if sent is not None and await attempts.accepted(sent):
+            return
         try:
-            async with asyncio.timeout(left_seconds):
-                while not await attempts.succeeded(self._source, first):
-                    first = None
-        except TimeoutError:
-            raise attempts.error_at_deadline(self._timeout_seconds) from None
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    await attempts.pause()
+                    session = self._source.session or await self._source.live_session()
+                    if await attempts.accepted(session.publish(message)):
+                        return
+        except (TimeoutError, ConnectionLost) as error:
+            raise attempts.last_error(self._timeout_seconds, error) from None
 
 
 class _Attempts:
@@ -178,42 +184,43 @@ class _Attempts:
     def __init__(self, message: Message) -> None:
         self._message = message
         self._maybe_accepted = False
-        self._in_flight = False
         self._refusal: PublishError | None = None
-        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._pause_seconds = 0.0
 
-    async def succeeded(self, source: SessionSource, sent: asyncio.Future[None] | None) -> bool:
-        """One try. False where another may help, after a pause where the broker said no."""
-        if sent is None:
-            session = source.session or await source.live_session()
-            sent = session.publish(self._message)
-        self._in_flight = True
+    async def accepted(self, sent: asyncio.Future[None]) -> bool:
+        """Wait for one publish. False where another may help; raises where none will."""
+        before, self._maybe_accepted = self._maybe_accepted, True  # until the broker has answered
         try:
             await sent
         except (PublishRefused, BrokerBlocked) as refusal:
-            self._in_flight = False
+            self._maybe_accepted = before
             self._refusal = refusal
-        except ConnectionLost:
-            self._in_flight = False
-            self._maybe_accepted = True
-            self._refusal = None
-            return False
+        except (ConnectionLost, TimeoutError):
+            pass  # nobody knows whether it came through
         except PublishError as error:
             error.uuid = self._message.uuid
             raise
         else:
             return True
-        await asyncio.sleep(self._pause_seconds)
-        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2)
         return False
 
-    def error_at_deadline(self, timeout_seconds: float) -> PublishError:
+    async def pause(self) -> None:
+        """Before another try: not at all after a lost connection, longer and longer after refusals."""
+        if self._refusal is not None:
+            self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2 or FIRST_PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_seconds)
+
+    def last_error(self, timeout_seconds: float, cause: Exception) -> Exception:
         uuid = self._message.uuid
-        if self._in_flight or self._maybe_accepted:
+        if self._maybe_accepted:
             return PublishUnknown(
                 f"task {uuid}: no answer from the broker within {timeout_seconds:g} s; it may have been accepted",
                 uuid=uuid,
             )
+        if isinstance(cause, ConnectionLost):
+            if CURRENT_TASK.get() is not None:
+                return cause  # a running task learns at once that its server's link is gone for good
+            return BrokerUnavailable(f"task {uuid}: {cause}", uuid=uuid)
         if self._refusal is not None:
             self._refusal.uuid = uuid
             return self._refusal

@@ -46,6 +46,10 @@ class TaskConfig(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ConfigError(f"function: expected something to call, got {self.function!r}")
+        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
+            raise ConfigError(
+                "function: expected one that runs when called, got a generator, whose body would never run"
+            )
         _check_timeout(self.timeout_seconds)
         if self.executor not in (None, "thread", "process"):
             raise ConfigError(f"executor: expected 'thread', 'process' or None, got {self.executor!r}")

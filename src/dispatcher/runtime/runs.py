@@ -26,6 +26,7 @@ from ..model.outcome import (
 from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
 from .execution import Execution, Ready, Refused, Run, timed_out
+from .executors import text_of
 from .registry import Registry
 from .settle import Settler, Unsettled
 from .slots import Slots
@@ -42,8 +43,8 @@ CUT_SHORT_PATIENCE_SECONDS = 2.0
 class Runs:
     """Runs tasks of `registry`, each in one of `slots`.
 
-    At `max_overrunning` functions that passed their timeout and run on, `room` is closed: nothing new may begin. Once
-    nothing else runs then, `exhausted` is set. `retries_due_at` is when the last retry or snooze published here is due,
+    At `max_overrunning` functions that passed their timeout and run on without a slot, `room` is closed: nothing new may
+    begin, and one more that overruns keeps its slot. Once nothing else runs then, `exhausted` is set. `retries_due_at` is when the last retry or snooze published here is due,
     in Unix seconds.
     """
 
@@ -72,6 +73,9 @@ class Runs:
         self._settling: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._released = 0
         self.overrunning = 0
         self.room = asyncio.Event()
         self.room.set()
@@ -87,18 +91,19 @@ class Runs:
         """Wait until nothing runs here, overrunning functions aside."""
         await self._idle.wait()
 
+    async def wait_empty(self) -> None:
+        """Wait until nothing runs here at all."""
+        await self._empty.wait()
+
     # --- from a slot to the function's end -------------------------------------------------------------------------
 
     def begin(self, session: Session, delivery: Delivery) -> None:
         """Start the run of a delivery; a slot is taken for it."""
         prepared = self._execution.prepare(delivery, self._registry)
-        item = Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt)
-        if delivery.redelivered and self._orphans and self._adopted(item):
-            self._slots.give()
-            return
-        run = Run(item, prepared)
+        run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared)
         self._runs.add(run)
         self._idle.clear()
+        self._empty.clear()
         if isinstance(prepared, Refused):
             self._settle(run, decide(prepared.result, None, prepared.attempt))
         else:
@@ -115,8 +120,12 @@ class Runs:
             run.timer = asyncio.get_running_loop().call_later(timeout_seconds, self._timed_out, run, ready)
         self._execution.start(run, ready, self._ended)
 
-    def _adopted(self, item: Unsettled) -> bool:
+    def adopt(self, session: Session, delivery: Delivery) -> bool:
         """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one."""
+        if not self._orphans:
+            return False
+        prepared = self._execution.prepare(delivery, self._registry)
+        item = Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt)
         run = self._orphans.pop(_identity(item), None)
         if run is None or not run.running:  # it ended meanwhile, and its fate went with the old session
             return False
@@ -167,12 +176,11 @@ class Runs:
         run.timer = asyncio.get_running_loop().call_later(CANCEL_PATIENCE_SECONDS, self._overrun, run, ready)
 
     def _overrun(self, run: Run, ready: Ready) -> None:
-        """Its time is over and it runs on: its slot goes to the next task."""
+        """Its time is over and it runs on: its slot goes to the next task, as long as there is room for one more such."""
         run.timer = None
         run.let_go_on()
         run.overrunning = True
         self.overrunning += 1
-        self._slots.give()
         item = run.item
         self._hub.emit(
             TaskOverran(
@@ -184,10 +192,14 @@ class Runs:
                 self.overrunning,
             )
         )
-        if self.overrunning >= self._max_overrunning:
-            self.room.clear()
-            self._hub.emit(WorkerFull(self._worker, self._queue, self.overrunning))
-        self._note_idle()
+        if self._released < self._max_overrunning:
+            self._released += 1
+            run.has_slot = False
+            if self._released == self._max_overrunning:
+                self.room.clear()  # before the slot is given: who gets it looks whether there is room
+                self._hub.emit(WorkerFull(self._worker, self._queue, self.overrunning))
+            self._slots.give()
+        self._note_end()
 
     # --- from the end to the fate ----------------------------------------------------------------------------------
 
@@ -207,6 +219,9 @@ class Runs:
             await self._settler.settle_with_copy(run.item, outcome)
             if isinstance(outcome, RetryLater | SnoozeLater):
                 self.retries_due_at = max(self.retries_due_at, time.time() + outcome.delay_seconds)
+        except asyncio.CancelledError:
+            self._settler.hand_back(run.item.delivery)  # cut short before its copy was accepted
+            raise
         finally:
             self._forget(run)
 
@@ -216,12 +231,16 @@ class Runs:
             self._orphans.pop(_identity(run.item), None)
         if run.overrunning:
             self.overrunning -= 1
-            self.room.set()
-        else:
+        if run.has_slot:
             self._slots.give()
-        self._note_idle()
+        else:
+            self._released -= 1
+            self.room.set()
+        self._note_end()
 
-    def _note_idle(self) -> None:
+    def _note_end(self) -> None:
+        if not self._runs:
+            self._empty.set()
         if self.running:
             return
         self._idle.set()
@@ -255,4 +274,4 @@ def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:
         return decide(result, ready.task.retry, attempt)
     except Exception as error:  # the rule is user code: whatever it raises, the task must still get a fate
         failure = result.failure if isinstance(result, Raised) else None
-        return DeadLetter("failed", f"its retry rule raised {type(error).__name__}: {error}", failure)
+        return DeadLetter("failed", f"its retry rule raised {type(error).__name__}: {text_of(error, 500)}", failure)

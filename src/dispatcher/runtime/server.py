@@ -32,6 +32,7 @@ from .execution import Execution
 from .link import Link
 from .publisher import Publisher
 from .registry import Registry, TaskConfig
+from .settings import default_url
 from .settle import Settler
 from .slots import Slots
 from .worker import Worker, WorkerConfig
@@ -42,7 +43,8 @@ __all__ = ["Server", "ServerConfig"]
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker is and how to use it.
 
-    `url`: `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, or `memory://`.
+    `url`: `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, or `memory://`; left out it is
+    `$DISPATCHER_URL`, else `sqlite:///dispatcher.db`.
     `exchange`, `default_routing_key`: the direct exchange of all tasks, and the routing key of those that name none.
     `init_queues`: queues to declare; one that exists is used as it is.
     `declare`: `"create"` what is missing, `"verify"` only (`TopologyMismatch` where it differs), or `"never"` look.
@@ -58,7 +60,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     `debug_mode`: sets that default logger to DEBUG.
     """
 
-    url: str
+    url: str = msgspec.field(default_factory=default_url)
     exchange: str
     default_routing_key: str
     init_queues: Sequence[Queue] = ()
@@ -79,6 +81,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     debug_mode: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise ConfigError(f"url: expected a string, got {self.url!r}; leave it out for the default")
         check_name("exchange", self.exchange)
         check_name("default_routing_key", self.default_routing_key)
         if self.declare not in ("create", "verify", "never"):
@@ -256,7 +260,7 @@ class Server:
         Raises `ArgumentError` before anything is sent; else a `PublishError`: `Unroutable`, `PublishRefused`,
         `BrokerBlocked`, `PublishUnknown`, `BrokerUnavailable`.
         """
-        self._check_may_publish()
+        self._check_may_publish(task)
         return await self._publisher.publish(task)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
@@ -267,7 +271,7 @@ class Server:
         self._check_may_publish()
         return await self._publisher.publish_many(tasks)
 
-    def _check_may_publish(self) -> None:
+    def _check_may_publish(self, task: Task | None = None) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigError(
                 "this server was connected on another event loop; publish there, or use send_sync from other threads"
@@ -275,7 +279,8 @@ class Server:
         if not self._refusing:
             return
         if CURRENT_TASK.get() is None:
-            raise BrokerUnavailable("this server is closed or closing: it takes no more publishes")
+            uuid = task.uuid if isinstance(task, Task) else None
+            raise BrokerUnavailable("this server is closed or closing: it takes no more publishes", uuid=uuid)
         if self._link.session is None:
             raise ConnectionLost("this server is closing, and its connection is gone")
 
@@ -292,8 +297,7 @@ class Server:
         """
         if self._refusing:
             raise ConfigError("this server is closed or closing: it takes no new workers")
-        taken = self._workers.get(config.name)
-        if taken is not None and not taken.closed:
+        if not self.is_free(config.name):
             raise ConfigError(f"worker {config.name!r} exists already in this server; give it another name")
         worker = Worker(
             self,
@@ -328,6 +332,11 @@ class Server:
         session = await self.live_session()
         await session.declare(Topology(self.config.exchange, (queue,), self.config.declare))
         self._queues[queue.name] = queue
+
+    def is_free(self, name: str) -> bool:
+        """Whether a new worker may have that name."""
+        taken = self._workers.get(name)
+        return taken is None or taken.closed
 
     def get_worker_by_name(self, name: str) -> Worker:
         """The worker of that name; `WorkerNotFound` if there is none."""

@@ -1,4 +1,4 @@
-"""The settings that `Dispatcher` takes besides its own, for type checkers and editors: names and types, no behaviour.
+"""The settings that `Dispatcher` takes besides its own, for type checkers and editors, and the broker's default URL.
 
 They are the fields of `ServerConfig`, which says what each means and checks it, without the three that the app has in
 a form of its own. A test holds the two equal: a `TypedDict` cannot be derived from a class.
@@ -6,6 +6,7 @@ a form of its own. A test holds the two equal: a `TypedDict` cannot be derived f
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Sequence
 from typing import TypedDict
@@ -14,7 +15,15 @@ from ..model.topology import DeclareMode, Queue
 from ..observe.hooks import Middleware, Observer
 from ..observe.logs import Log
 
-__all__ = ["ServerSettings"]
+__all__ = ["DEFAULT_URL", "ServerSettings", "default_url"]
+
+DEFAULT_URL = "sqlite:///dispatcher.db"
+"""The broker where none is named and `$DISPATCHER_URL` is unset or empty."""
+
+
+def default_url() -> str:
+    """`$DISPATCHER_URL`, else the embedded broker in `dispatcher.db` of the current folder."""
+    return os.environ.get("DISPATCHER_URL") or DEFAULT_URL
 
 
 class ServerSettings(TypedDict, total=False):

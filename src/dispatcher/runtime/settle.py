@@ -132,8 +132,8 @@ def _copy(item: Unsettled, outcome: Outcome, now: float) -> tuple[Message, float
             if jitter:
                 delay_seconds *= random.uniform(0.5, 1.0)
             headers[names.ATTEMPT] = item.attempt + 1
-            headers[names.ERROR_TYPE] = failure.type
-            headers[names.ERROR] = failure.message[:MAX_HEADER_TEXT]
+            headers[names.ERROR_TYPE] = _sendable(failure.type)
+            headers[names.ERROR] = _sendable(failure.message)
         case SnoozeLater(delay_seconds=delay_seconds):
             headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
         case OfferAgain(delay_seconds=delay_seconds):
@@ -148,14 +148,14 @@ def _copy(item: Unsettled, outcome: Outcome, now: float) -> tuple[Message, float
 def _dead_copy(item: Unsettled, outcome: DeadLetter, headers: dict[str, Any], now: float) -> Message:
     delivery = item.delivery
     headers[names.REASON] = outcome.reason
-    headers[names.REASON_TEXT] = outcome.text[:MAX_HEADER_TEXT]
+    headers[names.REASON_TEXT] = _sendable(outcome.text)
     headers[names.DEAD_AT] = int(now * 1000)
     headers[names.ATTEMPT] = item.attempt
     headers[names.QUEUE] = delivery.queue
     if outcome.failure is not None:
-        headers[names.ERROR_TYPE] = outcome.failure.type
-        headers[names.ERROR] = outcome.failure.message[:MAX_HEADER_TEXT]
-        headers[names.TRACEBACK] = outcome.failure.traceback[:MAX_HEADER_TEXT]
+        headers[names.ERROR_TYPE] = _sendable(outcome.failure.type)
+        headers[names.ERROR] = _sendable(outcome.failure.message)
+        headers[names.TRACEBACK] = _sendable(outcome.failure.traceback)
     return _message(item, DEAD_EXCHANGE, headers, None)
 
 
@@ -172,6 +172,11 @@ def _message(item: Unsettled, exchange: str, headers: dict[str, Any], ready_at_m
     return Message(
         exchange, delivery.queue, delivery.body, item.uuid or delivery.uuid, headers, delivery.priority, ready_at_ms
     )
+
+
+def _sendable(text: str) -> str:
+    """Text as a header can carry it: valid UTF-8 and bounded, whatever an exception said."""
+    return text[:MAX_HEADER_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _count(value: object) -> int:

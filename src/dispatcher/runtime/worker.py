@@ -6,13 +6,14 @@ What becomes of a delivery once it has a slot is the business of `runs`. All of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from ..brokers.base import Consumer, Delivery, Session
-from ..errors import ConfigError, ConnectionLost, ConsumerCancelled, DispatcherError, TopologyMismatch
+from ..errors import ConfigError, ConnectionLost, ConsumerCancelled, DispatcherError, StorageError, TopologyMismatch
 from ..model.topology import check_name
 from ..observe.events import WorkerDraining, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
@@ -34,7 +35,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     `binding_keys`: routing keys to bind the queue to; none binds nothing.
     `limit`: how many tasks run at once.
     `prefetch`: the most deliveries held unsettled; None is `limit`, and room for the overrunning ones where a task can
-    overrun.
+    overrun. Fewer than `limit` bound what runs at once too.
     `max_overrunning`: how many functions may run on past their timeout before the worker takes nothing new; None is
     `limit`.
     """
@@ -61,11 +62,6 @@ class WorkerConfig(msgspec.Struct, frozen=True):
                 continue
             if type(value) is not int or not 1 <= value <= 65_535:
                 raise ConfigError(f"{what} of worker {self.name!r}: expected an integer from 1 to 65535, got {value!r}")
-        if self.prefetch is not None and self.prefetch < self.limit:
-            raise ConfigError(
-                f"prefetch of worker {self.name!r}: expected at least its limit of {self.limit}, got {self.prefetch};"
-                " fewer would leave slots empty"
-            )
 
 
 class WorkerHost(Protocol):
@@ -112,7 +108,11 @@ class Worker:
             max_overrunning=max_overrunning,
         )
         self._consumer: Consumer | None = None
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._taking: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[Session, Delivery]] = deque()
+        self._wanted = asyncio.Event()
         self._interruptible = False
         self._draining = False
         self._closing: asyncio.Task[None] | None = None
@@ -131,20 +131,35 @@ class Worker:
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Consume. Returns once the broker delivers to this worker; twice is fine."""
-        if self._taking is not None:
-            return
+        """Consume. Returns once the broker delivers to this worker; twice is fine.
+
+        Raises `ConfigError` after `close()`, and what the broker says: `TopologyMismatch`, `StorageError`,
+        `ConnectionLost`. It may be tried again then.
+        """
         if self._draining:
             raise ConfigError(f"worker {self.name!r} was closed; make a new one")
-        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._taking = asyncio.create_task(self._take_deliveries(started), name=f"dispatcher worker {self.name}")
-        await started
+        if self._taking is None or (self._taking.done() and self._started.done()):
+            self._started = asyncio.get_running_loop().create_future()
+            self._taking = self._task(self._take_deliveries(self._started), "taking")
+            self._beginning = self._beginning or self._task(self._begin_waiting(), "beginning")
+        await asyncio.shield(self._started)
+
+    def _task(self, coroutine: Coroutine[Any, Any, None], role: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name=f"dispatcher worker {self.name}: {role}")
+        task.add_done_callback(self._check_end)
+        return task
+
+    def _check_end(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours: a worker that silently stopped would be worse than the server's end."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._host.give_up(DispatcherError(f"worker {self.name!r} failed: {type(error).__name__}: {error}"))
 
     async def close(self, *, grace_seconds: float | None = None) -> None:
         """Stop consuming, wait for what runs, settle it. Twice is fine: both wait for the one close.
 
-        `grace_seconds`: what still runs then is cut short and handed back; None waits as long as it takes, zero cuts
-        at once. Functions that overrun their timeout are not waited for: they are handed back.
+        What has not begun is handed back at once. `grace_seconds`: what still runs then is cut short and handed back;
+        None waits as long as it takes, functions that overran their timeout included; zero cuts at once.
         """
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(grace_seconds), name=f"dispatcher close {self.name}")
@@ -153,15 +168,20 @@ class Worker:
     async def _close(self, grace_seconds: float | None) -> None:
         self._draining = True
         self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running))
+        if self._beginning is not None:
+            self._beginning.cancel()
+            await asyncio.wait([self._beginning])
         if self._consumer is not None:
             await self._consumer.stop()
         if self._taking is not None:
             if self._interruptible:
                 self._taking.cancel()
             await asyncio.wait([self._taking])
+        while self._waiting:
+            self._settler.hand_back(self._waiting.popleft()[1])
         try:
             async with asyncio.timeout(grace_seconds):
-                await self.runs.wait_idle()
+                await self.runs.wait_empty()
         except TimeoutError:
             pass  # the grace is over: what is left is cut short below
         await self.runs.cut_short()
@@ -176,20 +196,19 @@ class Worker:
             while not self._draining:
                 try:
                     await self._consume_once(started)
-                except (ConnectionLost, ConsumerCancelled, TopologyMismatch) as error:
-                    if not started.done() and isinstance(error, TopologyMismatch):
+                except (ConnectionLost, ConsumerCancelled, TopologyMismatch, StorageError) as error:
+                    if not started.done() and not isinstance(error, ConnectionLost):
                         raise
                     await self._interruptibly(self._before_consuming_again(error))
         except DispatcherError as error:
             if not started.done():
                 started.set_exception(error)
+                started.exception()  # read: whoever awaits `start` sees it, and nobody else need
             # Otherwise the server has given up, and closes this worker itself.
-        except Exception as error:  # a fault of ours: a worker that silently stopped taking would be worse than its end
-            self._host.give_up(DispatcherError(f"worker {self.name!r} failed: {type(error).__name__}: {error}"))
-            raise
         finally:
             if not started.done():
                 started.set_exception(ConnectionLost(f"worker {self.name!r} was closed before it had started"))
+                started.exception()
 
     async def _before_consuming_again(self, error: DispatcherError) -> None:
         """The session or the queue is gone: wait for a session, and have the queue declared again."""
@@ -219,24 +238,34 @@ class Worker:
             started.set_result(None)
         try:
             async for delivery in consumer:
-                if not (self.runs.room.is_set() and self._slots.try_take()):
-                    await self._wait_for_slot(delivery)
-                    if self._draining or session.closed.done():
-                        self._slots.give()
-                        self._settler.hand_back(delivery)  # of a lost session: the broker has it back already
-                        break
-                self.runs.begin(session, delivery)
+                self._take(session, delivery)
         finally:
             if session.closed.done():
                 self.runs.orphan(session)
 
-    async def _wait_for_slot(self, delivery: Delivery) -> None:
-        try:
-            await self._interruptibly(self._room_and_slot())
-        except asyncio.CancelledError:
+    def _take(self, session: Session, delivery: Delivery) -> None:
+        """Begin a delivery at once if it may, else let it wait for its slot."""
+        if self._draining:
             self._settler.hand_back(delivery)
-            raise
+        elif delivery.redelivered and self.runs.adopt(session, delivery):
+            pass  # it runs here since before its session was lost, and needs no slot of its own
+        elif not self._waiting and self.runs.room.is_set() and self._slots.try_take():
+            self.runs.begin(session, delivery)
+        else:
+            self._waiting.append((session, delivery))
+            self._wanted.set()
 
-    async def _room_and_slot(self) -> None:
-        await self.runs.room.wait()
-        await self._slots.take()
+    async def _begin_waiting(self) -> None:
+        """Begin what waits, in order, whenever there is a slot for it."""
+        while True:
+            await self._wanted.wait()
+            await self.runs.room.wait()
+            await self._slots.take()
+            while self._waiting and self._waiting[0][0].closed.done():
+                self._waiting.popleft()  # its session is lost: the broker delivers it again
+            if self._waiting and self.runs.room.is_set():
+                self.runs.begin(*self._waiting.popleft())
+            else:
+                self._slots.give()
+            if not self._waiting:
+                self._wanted.clear()

@@ -56,7 +56,8 @@ async def _run(app: Dispatcher, deadline_seconds: float) -> bool:
     finally:
         worker.cancel()  # its first cancellation ends it in order, and what it raises meanwhile counts
         await asyncio.wait([worker])
-    worker.result()
+    if not worker.cancelled():
+        worker.result()
     return bool(done)
 
 

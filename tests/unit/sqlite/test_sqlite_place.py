@@ -94,7 +94,9 @@ async def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> Non
     await refused(path, StorageUnsupported, "chmod o-rwx")
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but some text that is long enough to be one" * 99, b"\0" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but some text that is long enough to be one" * 99, b"\0" * 5000]
+)
 async def test_something_else_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     """A file that is no database must be refused and not changed by a byte."""
     path = tmp_path / "notes.txt"

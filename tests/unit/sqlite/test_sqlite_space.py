@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlite_rig import QUEUE, Rig, message, publish, soon, take
 
 from dispatcher.brokers.base import Blocked, Unblocked
-from dispatcher.brokers.sqlite import SqliteSession, engine
+from dispatcher.brokers.sqlite import SqliteSession, engine, faults
+from dispatcher.brokers.sqlite.file import Database
 from dispatcher.brokers.sqlite.space import BALLAST_BYTES, Space
 from dispatcher.errors import BrokerBlocked
 
@@ -78,9 +81,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
     """A disk of 3 MiB; None where this user cannot mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = os.geteuid() == 0 and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False
-    ).returncode
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False).returncode
+    )
     yield folder if mounted else None
     if mounted:
         subprocess.run(["umount", "--lazy", folder], check=True)
@@ -159,3 +163,54 @@ async def test_on_a_disk_that_another_program_filled_acks_pass(small_disk: Path 
         filler.unlink()
     await soon(publish_once_there_is_room(session))
     await session.close()
+
+
+async def test_acks_pass_where_even_the_ballast_is_gone(small_disk: Path | None, tmp_path: Path) -> None:
+    """With not a byte left and no ballast either, acks must find their room in the log, by using it anew."""
+    rig = Rig((small_disk or tmp_path) / "broker.db")
+    session = await rig.connect(QUEUE)
+    database = session._writer.engine._database
+    database._checkpoint_pages = (
+        0  # everything is in the file when the disk is full, and the log as long as one publish
+    )
+    await publish(session, *[b"%d" % number * 100 for number in range(300)])
+    await publish(session, b"the log is started anew")
+    consumer = await soon(session.consume("q", prefetch=1))
+    database._checkpoint_pages = 2**60
+    if small_disk is not None:
+        Path(f"{rig.path}-dispatcher/ballast").unlink()
+        fill(small_disk)
+    else:
+        await limit_pages(session)
+    for number in range(300):
+        (delivery,) = await take(consumer, 1)
+        assert delivery.body == b"%d" % number * 100
+        delivery.ack()
+    await session.close()
+
+
+async def test_acks_that_find_no_room_at_all_wait_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no room even in the log an ack must be kept, and pass once there is room: nothing runs twice for it."""
+    session = await rig.connect(QUEUE)
+    consumer = await soon(session.consume("q", prefetch=1))
+    await publish(session, b"1")
+    (delivery,) = await take(consumer, 1)
+    refusals: list[int] = []
+    commit = Database.commit
+
+    def commit_without_room(self: Database, pages: int) -> None:
+        if len(refusals) < 4:
+            refusals.append(pages)
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = faults.FULL
+            raise error
+        commit(self, pages)
+
+    monkeypatch.setattr(Database, "commit", commit_without_room)
+    delivery.ack()
+    await soon(publish_once_there_is_room(session))
+    (delivery,) = await take(consumer, 1)
+    assert (delivery.body, len(refusals)) == (b"again", 4)
+    await session.close()
+    with closing(sqlite3.connect(rig.path)) as reader:
+        assert reader.execute("SELECT body FROM messages").fetchall() == [(b"again",)]

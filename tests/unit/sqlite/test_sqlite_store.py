@@ -30,7 +30,8 @@ class Driver:
     """One session without its thread: a consumer of `q` with room for `prefetch`, and what it was handed."""
 
     def __init__(self, path: Path, prefetch: int) -> None:
-        self.engine = Engine(Place(path), "driver")
+        self.now_ms = 1_000_000
+        self.engine = Engine(Place(path), "driver", now_ms=lambda: self.now_ms)
         self.engine.begin(Results())
         self.connection = self.engine.store.connection
         self.window = Window(None, "q", prefetch)
@@ -76,6 +77,16 @@ def everyday(driver: Driver) -> None:
     driver.turn(Batch())
 
 
+def test_what_comes_due_brings_nothing_along_that_is_not(driver: Driver) -> None:
+    """Of messages that are due a millisecond apart, each comes at its own time."""
+    for later in (1, 2, 3):
+        driver.publish(1, ready_at_ms=driver.now_ms + later)
+    for count in (0, 1, 2, 3):
+        driver.turn(Batch())
+        assert len(driver.held) == count
+        driver.now_ms += 1
+
+
 def test_no_everyday_statement_scans_a_table(driver: Driver) -> None:
     """Publish, claim, ack and reject must find their rows by keys, however many messages wait."""
     seen: list[str] = []
@@ -87,7 +98,9 @@ def test_no_everyday_statement_scans_a_table(driver: Driver) -> None:
     for sql in statements:
         plan = [row[3] for row in driver.connection.execute("EXPLAIN QUERY PLAN " + sql)]
         # `state` has one row. A subquery's scan is of its own few rows, and VALUES is a scan of constants.
-        scans = [step for step in plan if step.startswith("SCAN") and not re.search(r"state|SUBQUERY|CONSTANT|\d-ROW", step)]
+        scans = [
+            step for step in plan if step.startswith("SCAN") and not re.search(r"state|SUBQUERY|CONSTANT|\d-ROW", step)
+        ]
         assert scans == [], f"{sql}: {plan}"
         assert not any("TEMP B-TREE" in step for step in plan), f"{sql}: {plan}"
 

@@ -222,6 +222,7 @@ class Engine:
         try:
             self._database.checkpoint()
             self._commit(batch, results, claims=False)
+            self._look_at = 0.0
         except sqlite().Error as again:
             if not is_full(again) and not is_busy(again):
                 raise

@@ -81,7 +81,7 @@ def storage_error(error: Exception, path: str) -> StorageError:
             path=path,
         )
     if code == READONLY:
-        if error.args and getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED":
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED":
             return StorageGone(f"{text}; the file was deleted or replaced while it was open", path=path)
         return StorageReadOnly(f"{text}; make the file, its folder and its disk writable", path=path)
     if code in (BUSY, LOCKED, PROTOCOL):

@@ -118,8 +118,9 @@ def find_dead(place: Place, store: Store, me: Member) -> list[Dead]:
     for session in store.catalog.sessions.values():
         if session.id == me.id:
             continue
+        over = session.boot_id != boot or _lease_over(store, session, now_ms)
         lock = _take(place.inside(f"{session.token}.lock"))
-        if lock is not None or session.boot_id != boot or _lease_over(store, session, now_ms):
+        if lock is not None or over:
             dead.append(Dead(session, lock))
     return dead
 
