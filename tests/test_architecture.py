@@ -39,7 +39,7 @@ PUBLISHING += ("runtime.app", "runtime.app_task", "runtime.sync")  # these hand 
 EXECUTORS = ("runtime.executors",)  # where user code runs: nothing there knows a broker
 EXECUTION = ("runtime.execution",)  # prepares it, and may know a delivery as data
 DATA_OF_BROKERS = {"Delivery", "Unsettled"}
-ENVIRONMENT = ("runtime.app", "ops.cli", "brokers.sqlite.failpoints")
+ENVIRONMENT = ("runtime.settings", "ops.cli", "brokers.sqlite.failpoints")
 PRINTING = ("ops",)
 ROOT_LOGGER = ("ops", "observe.log_output")
 

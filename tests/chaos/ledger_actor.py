@@ -14,7 +14,10 @@ __all__ = ["Actor"]
 
 
 class Actor:
-    """A role and the process that plays it now; the next one is started when that was killed."""
+    """A role and the process that plays it now; the next one is started when that was killed.
+
+    `errors`: the file that takes what any of them writes to standard output and error.
+    """
 
     def __init__(self, role: str, command: list[str], environment: dict[str, str], errors: Path) -> None:
         self.role = role
@@ -52,3 +55,7 @@ class Actor:
         self.process.kill()
         self.process.wait()
         self.paused = False
+
+    def said(self) -> str:
+        """What the processes of this role wrote; none should have anything to say."""
+        return self._errors.read_text(errors="replace")

@@ -18,6 +18,7 @@ from dispatcher.runtime.settle import Settler
 __all__ = ["FAULTS"]
 
 LATE_SECONDS = 0.2
+SOON_SECONDS = 0.02
 
 
 def ack_before_run() -> None:
@@ -51,7 +52,7 @@ def confirm_before_commit() -> None:
         loop = asyncio.get_running_loop()
         confirmed: asyncio.Future[None] = loop.create_future()
         confirmed.set_result(None)
-        loop.call_later(LATE_SECONDS, lambda: publish(self, message).add_done_callback(asyncio.Future.exception))
+        loop.call_later(SOON_SECONDS, lambda: publish(self, message).add_done_callback(asyncio.Future.exception))
         return confirmed
 
     SqliteSession.publish = faulty  # type: ignore[method-assign]

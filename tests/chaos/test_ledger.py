@@ -50,14 +50,14 @@ def check_kept(stage: Stage, history: History, verdict: Verdict) -> None:
     assert stage.read("PRAGMA integrity_check") == [("ok",)]
     left = {path.name for path in stage.companion.iterdir()}
     assert not {name for name in left if name.endswith((".lock", ".fifo"))} - {"write.lock"}
-    said = {path.name: path.read_text(errors="replace") for path in stage.folder.glob("*.err")}
+    said = {actor.role: actor.said() for actor in stage.workers + stage.publishers}
     assert not any(said.values()), said
 
 
 @pytest.mark.timeout(300)
 async def test_twenty_thousand_tasks_under_kill_9_lose_nothing(tmp_path: Path) -> None:
-    """One process in six is killed every second, some are stopped for seconds: all that was accepted is accounted for."""
-    stage, history, verdict = await play(tmp_path, Plan(tasks=20_000, pause_one_in=8))
+    """One of six processes is killed every second, some are stopped for seconds: all that was accepted is accounted for."""
+    stage, history, verdict = await play(tmp_path, Plan(tasks=20_000, pause_one_in=5))
     check_kept(stage, history, verdict)
     assert {kill.role.partition("-")[0] for kill in history.kills} == {"worker", "publisher"}
     assert verdict.in_flight > 0, "no kill met a task in flight: this run has shown nothing"

@@ -96,7 +96,8 @@ async def test_options(app: Dispatcher, recorder: Recorder) -> None:
         running = asyncio.create_task(app.run_worker())
         await recorder.wait_for("task.succeeded", 4)
         running.cancel()
-        await running
+        with pytest.raises(asyncio.CancelledError):
+            await running
     assert seen == ["first", "second", "delayed", "eta"]
 
 

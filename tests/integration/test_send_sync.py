@@ -83,7 +83,8 @@ async def test_from_a_thread_inside_an_async_program(url: str) -> None:
         running = asyncio.create_task(app.run_worker(["parents"]))
         await asyncio.wait_for(done.wait(), 30)
         running.cancel()
-        await running
+        with pytest.raises(asyncio.CancelledError):
+            await running
         assert await ready(app) == 2
     app.close_sync()
 

@@ -218,7 +218,7 @@ async def test_closing_twice_and_starting_twice_are_fine(bench: Bench) -> None:
         ({"name": "w"}, "queue of worker"),
         ({"name": "w", "queue": "q", "limit": 0}, "limit"),
         ({"name": "w", "queue": "q", "limit": True}, "limit"),
-        ({"name": "w", "queue": "q", "limit": 8, "prefetch": 4}, "prefetch"),
+        ({"name": "w", "queue": "q", "limit": 8, "prefetch": 0}, "prefetch"),
         ({"name": "w", "queue": "q", "binding_keys": "key"}, "binding_keys"),
         ({"name": "w", "queue": "q" * 251}, "250 bytes"),
     ],

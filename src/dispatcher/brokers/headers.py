@@ -19,12 +19,17 @@ INT64 = range(-(2**63), 2**63)
 """RabbitMQ reads table integers of at most 64 signed bits (rabbitmq.com/amqp-0-9-1-errata, section 3)."""
 
 
+_SELF_CONTAINED = frozenset({str, float, bool, bytes, type(None)})
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
 def encode_headers(headers: Headers | None, uuid: str) -> bytes | None:
     """`headers` as bytes, None for none. `ArgumentError` for a type that would not come back as it went."""
     if not headers:
         return None
     try:
-        return msgspec.msgpack.encode(_table(headers))
+        return _encode(_table(headers))
     except (TypeError, UnicodeEncodeError, RecursionError) as error:
         raise ArgumentError(
             "headers: expected strings, booleans, signed 64-bit integers, floats, bytes, None, and lists and tables"
@@ -34,21 +39,23 @@ def encode_headers(headers: Headers | None, uuid: str) -> bytes | None:
 
 def decode_headers(raw: bytes | None) -> dict[str, Any]:
     """The headers of a message, as a new mapping each time."""
-    return {} if raw is None else msgspec.msgpack.decode(raw, type=dict[str, Any])
+    return {} if raw is None else _decode(raw)
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:
-    for name in table:
+    plain: dict[str, Any] = {}
+    for name, value in table.items():
         if type(name) is not str:
             raise TypeError(f"the name {name!r:.100}")
-    return {name: _field(value) for name, value in table.items()}
+        plain[name] = value if type(value) in _SELF_CONTAINED else _field(value)
+    return plain
 
 
 def _field(value: Any) -> Any:
     kind = type(value)
-    if value is None or kind in (str, float, bool, bytes):
-        return value
     if kind is int and value in INT64:
+        return value
+    if kind in _SELF_CONTAINED:
         return value
     if kind in (list, tuple):
         return [_field(item) for item in value]

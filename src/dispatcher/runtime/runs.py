@@ -43,9 +43,9 @@ CUT_SHORT_PATIENCE_SECONDS = 2.0
 class Runs:
     """Runs tasks of `registry`, each in one of `slots`.
 
-    At `max_overrunning` functions that passed their timeout and run on without a slot, `room` is closed: nothing new may
-    begin, and one more that overruns keeps its slot. Once nothing else runs then, `exhausted` is set. `retries_due_at` is when the last retry or snooze published here is due,
-    in Unix seconds.
+    At `max_overrunning` functions that passed their timeout and run on without a slot, `room` is closed: nothing new
+    may begin, and one more that overruns keeps its slot. Once nothing else runs then, `exhausted` is set.
+    `retries_due_at` is when the last retry or snooze published here is due, in Unix seconds.
     """
 
     def __init__(

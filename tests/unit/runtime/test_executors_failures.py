@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 
 import executor_tasks as tasks
@@ -15,7 +16,7 @@ from dispatcher.errors import TaskProcessDied
 from dispatcher.model.outcome import RETURNED, BadArguments, Discarded, Raised, Rejected, Result, Snoozed
 from dispatcher.model.retry import Failure
 from dispatcher.observe.context import CurrentTask
-from dispatcher.runtime.executors import Call, CoroutineExecutor, error_of, result_of
+from dispatcher.runtime.executors import Call, CoroutineExecutor, error_of, result_of, text_of
 from dispatcher.runtime.executors import call as calls
 from dispatcher.runtime.executors.failures import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 
@@ -235,8 +236,89 @@ def test_a_returned_exception_is_noted() -> None:
     assert call.returned_error == "ValueError"
 
 
-def test_a_coroutine_that_nobody_awaits_is_a_failure() -> None:
-    """A plain function that returns a coroutine has done nothing: taking it for done would lose the task."""
-    result = run_plain(Call(lambda: tasks.nothing_async(), (), CURRENT))
-    assert isinstance(result, Raised)
-    assert "async def" in result.failure.message
+async def an_async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+class Awaitable:
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        (tasks.nothing_async, "async def"),
+        (lambda: (n for n in [1]), "class generator, whose body nobody runs"),
+        (an_async_generator, "class async_generator, whose body nobody runs"),
+        (Awaitable, "class Awaitable that nobody awaits"),
+    ],
+)
+async def test_work_that_nobody_does_is_a_failure(returns: Callable[[], object], words: str) -> None:
+    """A function that returns a coroutine, a generator or an awaitable has done nothing: it may not be acked."""
+
+    async def forgets_to_await() -> object:
+        return returns()
+
+    for result in (
+        run_plain(Call(lambda: returns(), (), CURRENT)),
+        await CoroutineExecutor().submit(Call(forgets_to_await, (), CURRENT)),
+    ):
+        assert isinstance(result, Raised)
+        assert words in result.failure.message
+
+
+def test_other_returned_values_are_ignored() -> None:
+    """Lists, strings and functions are no work left undone."""
+    for value in ([1], "text", iter([1]), tasks.nothing_async, {}):
+        assert run_plain(Call(lambda: value, (), CURRENT)) == RETURNED  # noqa: B023 - called at once
+
+
+class Fierce(type):
+    """A metaclass that does not give its name away."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class FierceText(str):
+    """A text that fights back."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+    def __getitem__(self, key: object) -> str:
+        raise RuntimeError("no part")
+
+    def isascii(self) -> bool:
+        raise RuntimeError("no")
+
+
+def test_a_text_can_be_made_of_anything() -> None:
+    """text_of never raises, and stays within its limit."""
+
+    class Silent(metaclass=Fierce):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    class Textual:
+        def __str__(self) -> str:
+            return FierceText("x" * 50)
+
+    assert text_of("short", 10) == "short"
+    assert text_of("x" * 50, 10) == "x" * 9 + "…"
+    assert text_of(Textual(), 10) == "x" * 9 + "…"
+    assert type(text_of(FierceText("x"), 10)) is str
+    assert text_of(Silent(), 100) == "<Silent, whose text could not be made: KeyboardInterrupt>"
+    assert len(text_of("\udcff" * 50, 10)) == 10
+
+
+def test_an_exception_whose_class_fights_back_is_described() -> None:
+    """A failure is never lost for want of words."""
+
+    class Nameless(Exception, metaclass=Fierce):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert "Nameless" in failure_of(Nameless()).type

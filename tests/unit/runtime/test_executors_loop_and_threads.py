@@ -14,7 +14,7 @@ import pytest
 from dispatcher.errors import ConfigError, TaskTimeout
 from dispatcher.model.outcome import RETURNED, CutShort, Raised, Result
 from dispatcher.observe.context import CURRENT_TASK, CurrentTask, current_task
-from dispatcher.runtime.executors import Call, CoroutineExecutor, Executor, ThreadExecutor, result_of
+from dispatcher.runtime.executors import Call, CoroutineExecutor, Executor, ThreadExecutor, coroutines, result_of
 
 CURRENT = CurrentTask("u", "t", 1, False, {}, "q")
 TIMED_OUT = result_of(TaskTimeout("too long"))
@@ -187,6 +187,64 @@ async def test_closing_waits_for_its_grace() -> None:
     run = executor.submit(Call(tasks.nothing_async, (), CURRENT))
     assert await executor.close(30) == 0
     assert run.result() == RETURNED
+
+
+async def ignore_cancellation(go_on: asyncio.Event) -> None:
+    while not go_on.is_set():
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            pass
+
+
+async def test_closing_does_not_wait_again_for_what_was_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coroutine that ignores its stop has had its time before close; a close with no grace is immediate then."""
+    monkeypatch.setattr(coroutines, "STOP_SECONDS", 1e6)
+    executor = CoroutineExecutor()
+    go_on = asyncio.Event()
+    call = Call(ignore_cancellation, (go_on,), CURRENT)
+    run = executor.submit(call)
+    await asyncio.sleep(0)
+    assert executor.stop(call, TIMED_OUT)
+    call.stopped = None  # as who gave up waiting leaves it
+    assert await executor.close() == 1
+    assert await executor.close() == 1
+    go_on.set()
+    assert await run == CutShort()
+
+
+async def test_closing_gives_what_it_tells_to_stop_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ignored a stop before does not take it from the others."""
+    monkeypatch.setattr(coroutines, "STOP_SECONDS", 1e6)
+    executor = CoroutineExecutor()
+    go_on = asyncio.Event()
+
+    async def clean_up_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(50):
+                await asyncio.sleep(0)
+
+    stubborn = Call(ignore_cancellation, (go_on,), CURRENT)
+    runs = [executor.submit(stubborn), executor.submit(Call(clean_up_slowly, (), CURRENT))]
+    await asyncio.sleep(0)
+    executor.stop(stubborn, TIMED_OUT)
+    assert await executor.close() == 1
+    assert runs[1].result() == CutShort()
+    go_on.set()
+    assert await runs[0] == CutShort()
+
+
+async def test_what_was_told_to_stop_just_before_close_may_still_end() -> None:
+    """One turn of the loop is given to it: a well-behaved coroutine is not counted as left."""
+    executor = CoroutineExecutor()
+    call = Call(asyncio.Event().wait, (), CURRENT)
+    run = executor.submit(call)
+    await asyncio.sleep(0)
+    executor.stop(call, TIMED_OUT)
+    assert await executor.close() == 0
+    assert run.result() == TIMED_OUT
 
 
 # --- threads ------------------------------------------------------------------------------------------------------

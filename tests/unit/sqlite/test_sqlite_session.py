@@ -167,8 +167,8 @@ async def test_headers_that_would_come_back_otherwise_are_refused(rig: Rig, valu
         await session.publish(message(headers={"h": value}))
 
 
-async def test_datetimes_and_bytes_survive_in_headers(rig: Rig) -> None:
-    """An instant and raw bytes must come back equal."""
+async def test_bytes_survive_in_headers(rig: Rig) -> None:
+    """Raw bytes must come back equal, however deep."""
     session = await rig.connect(QUEUE)
     headers = {
         "at": datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC),

@@ -127,7 +127,7 @@ class Store:
         with self._lock:
             queues = self._route(message)
             for queue in queues:
-                self._check_room(queue, message.uuid)
+                self._check_room(queue, message)
             now_ms = self.now_ms()
             if len(queues) == 1:
                 return self._put(queues[0], message, headers, now_ms)
@@ -148,9 +148,11 @@ class Store:
             )
         return queues
 
-    def _check_room(self, queue: QueueState, uuid: str) -> None:
-        if queue.max_length is not None and queue.waiting >= queue.max_length:
-            raise PublishRefused(f"queue {queue.name!r} is at its maximum length of {queue.max_length}", uuid=uuid)
+    def _check_room(self, queue: QueueState, message: Message) -> None:
+        # A retry has had its place already: refused by its own backlog, it would keep the slot that works it off.
+        if queue.max_length is None or message.exchange == DELAY_EXCHANGE or queue.waiting < queue.max_length:
+            return
+        raise PublishRefused(f"queue {queue.name!r} is at its maximum length of {queue.max_length}", uuid=message.uuid)
 
     def _put(self, queue: QueueState, message: Message, headers: bytes | None, now_ms: int) -> Woken:
         self._last_key += 1

@@ -64,6 +64,7 @@ class Engine:
         self._next_tick = self._next_reap = self._next_heartbeat = 0.0
         self._look_at = NEVER
         self._idle = True
+        self._unsynced = False
 
     def _with_room(self, open: Callable[[], T]) -> T:
         """Do a step of opening. A full disk must not stop it: what a new worker acks is what makes room."""
@@ -130,7 +131,8 @@ class Engine:
         store, database = self.store, self._database
         windows = list(store.windows)
         answers: list[tuple[Any, Any, Exception | None]] = []
-        database.begin(relaxed=not batch)
+        # Acks need not wait for the disk: a power cut that undoes some runs their tasks again. The tick syncs them.
+        database.begin(relaxed=not (batch.publishes or batch.rejects or batch.calls))
         try:
             work = store.refresh()
             errors = store.insert(batch.publishes, work) if batch.publishes else ()
@@ -151,6 +153,9 @@ class Engine:
             database.rollback()
             raise
         self._failpoints("after", batch, work)
+        if batch.publishes:
+            self._place.check()  # what was written into a file that is gone must not be called accepted
+        self._unsynced = database.relaxed and (self._unsynced or bool(batch.acks))
         store.committed(work)
         self._after_commit(work)
         results.answers += [(publish[2], None, error) for publish, error in zip(batch.publishes, errors, strict=True)]
@@ -255,7 +260,7 @@ class Engine:
         batch.take(kept)
         if self._space.blocked:
             results.events += self._space.check(now)
-        if now >= self._next_heartbeat:
+        if self._unsynced or now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             self._unhurried(self._heartbeat)
         if self.store.windows and now >= self._next_reap:
@@ -276,9 +281,11 @@ class Engine:
                 raise
 
     def _heartbeat(self) -> None:
-        self._database.begin(relaxed=True)
+        """Renew the lease; to disk where acks wait for that."""
+        self._database.begin(relaxed=not self._unsynced)
         members.renew(self._database.connection, self._member)
         self._database.commit(1)
+        self._unsynced = False
 
     def _reap(self, now: float, results: Results) -> None:
         self._next_reap = now + REAP_SECONDS

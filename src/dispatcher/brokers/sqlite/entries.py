@@ -6,14 +6,10 @@ Data only. A `Window` belongs to the writer thread from the moment its consumer 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import msgspec
-
-from ...errors import ArgumentError
-from ..base import BrokerEvent, Headers, Message
+from ..base import BrokerEvent, Message
 
 __all__ = [
     "MESSAGE_COLUMNS",
@@ -24,8 +20,6 @@ __all__ = [
     "Row",
     "Settled",
     "Window",
-    "decode_headers",
-    "encode_headers",
 ]
 
 Row: TypeAlias = tuple[int, int, int, int, int | None, str, str, str, str | None, bytes | None, bytes]
@@ -108,41 +102,3 @@ class Results:
 
     def __bool__(self) -> bool:
         return bool(self.answers or self.deliveries or self.events or self.ended)
-
-
-def encode_headers(headers: Headers | None, uuid: str) -> bytes | None:
-    """`headers` as stored, None for none. `ArgumentError` for a type that would not come back as it went."""
-    if not headers:
-        return None
-    try:
-        return msgspec.msgpack.encode(_table(headers))
-    except (TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-        raise ArgumentError(
-            "headers: expected strings, booleans, 64-bit integers, floats, bytes, datetimes with a time zone, None,"
-            f" and lists and tables of those; message {uuid!r} has another: {error}"
-        ) from error
-
-
-def decode_headers(raw: bytes | None) -> dict[str, Any]:
-    """The headers of a message, as a new mapping each time."""
-    return {} if raw is None else msgspec.msgpack.decode(raw, type=dict[str, Any])
-
-
-def _table(table: Mapping[str, Any]) -> dict[str, Any]:
-    for name in table:
-        if type(name) is not str:
-            raise TypeError(f"the name {name!r}")
-    return {name: _plain(value) for name, value in table.items()}
-
-
-def _plain(value: Any) -> Any:
-    kind = type(value)
-    if value is None or kind in (str, int, float, bool, bytes):
-        return value
-    if kind is datetime and value.tzinfo is not None:
-        return value
-    if kind in (list, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return _table(value)
-    raise TypeError(f"{kind.__name__} {value!r}")

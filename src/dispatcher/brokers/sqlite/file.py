@@ -59,7 +59,7 @@ class Database:
         self.place = place
         self._checkpoint_pages = checkpoint_pages
         self._logged_pages = 0
-        self._relaxed = False
+        self.relaxed = False
         self._lock = inheritance.lock(FileLock(place.inside("write.lock")))
         self._locked = False
         self._checkpointer: Any = None
@@ -136,9 +136,9 @@ class Database:
         """
         self._take_lock()
         try:
-            if relaxed is not self._relaxed:
+            if relaxed is not self.relaxed:
                 self.connection.execute("PRAGMA synchronous = " + ("NORMAL" if relaxed else "FULL"))
-                self._relaxed = relaxed
+                self.relaxed = relaxed
             self.connection.execute("BEGIN IMMEDIATE")
         except BaseException:
             self._drop_lock()
@@ -169,7 +169,7 @@ class Database:
         # about to checkpoint (sqlite.org/wal.html, section 11). Holding the write lock while the second connection
         # copies excludes every such writer; PASSIVE itself never starts the log anew.
         self._logged_pages = 0
-        self.begin(relaxed=self._relaxed)
+        self.begin(relaxed=self.relaxed)
         try:
             failpoint("checkpoint")
             self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import TopologyMismatch
 from ..base import BrowsedMessage, Message, QueueDepth
-from .entries import decode_headers
+from ..headers import decode_headers
 from .faults import sqlite, storage_error
 from .file import connect
 from .place import Place

@@ -15,8 +15,8 @@ import msgspec
 
 from ...model import headers as names
 from ...model.topology import DEAD_EXCHANGE
+from ..headers import decode_headers, encode_headers
 from .catalog import SessionInfo
-from .entries import decode_headers, encode_headers
 from .file import Database
 from .liveness import FileLock, Inheritance, boot_id, monotonic_ms
 from .place import Place

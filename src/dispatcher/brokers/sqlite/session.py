@@ -16,7 +16,8 @@ from typing import Any
 from ...errors import ConfigError, ConnectionLost, DeliveryLost, DispatcherError, StorageError, TopologyMismatch
 from ...model.topology import Topology
 from ..base import Connected, Disconnected, Headers, Message, OnEvent, TopologyDiffers
-from .entries import Batch, Results, Row, Window, decode_headers, encode_headers
+from ..headers import decode_headers, encode_headers
+from .entries import Batch, Results, Row, Window
 from .inspector import SqliteInspector
 from .place import Place
 from .store import Work
@@ -184,7 +185,9 @@ class SqliteSession:
         opened: asyncio.Future[None] = self._loop.create_future()
         self._writer.start(opened)
         try:
-            await asyncio.wait_for(asyncio.shield(opened), OPEN_SECONDS)
+            # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the result.
+            async with asyncio.timeout(OPEN_SECONDS):
+                await asyncio.shield(opened)
         except TimeoutError as error:
             self._abandon(opened)
             raise ConnectionLost(
@@ -284,7 +287,8 @@ class SqliteSession:
         self._check()
         future = self._later(run)
         try:
-            return await asyncio.wait_for(future, CALL_SECONDS)
+            async with asyncio.timeout(CALL_SECONDS):
+                return await future
         except TimeoutError as error:
             raise ConnectionLost(
                 f"{self._place.path}: expected an answer within {CALL_SECONDS:.0f} s; another process holds its lock"

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ...errors import ConnectionLost, PublishError, PublishRefused, TopologyMissing, Unroutable
+from ...model.topology import DELAY_EXCHANGE
 from ..base import DEFAULT_PRIORITY, Message
 from .catalog import Catalog, QueueInfo, load
 from .entries import MESSAGE_COLUMNS, Publish, Row, Settled, Window
@@ -176,8 +177,10 @@ class Store:
 
     def _take_room(self, queues: Iterable[QueueInfo], message: Message, work: Work) -> PublishError | None:
         bounded = [queue for queue in queues if queue.max_length is not None]
+        # A retry has had its place already: refused by its own backlog, it would keep the slot that works it off.
+        returns = message.exchange == DELAY_EXCHANGE
         for queue in bounded:
-            if self._waiting(queue, work) >= (queue.max_length or 0):
+            if not returns and self._waiting(queue, work) >= (queue.max_length or 0):
                 return PublishRefused(
                     f"queue {queue.name!r} is at its maximum length of {queue.max_length}", uuid=message.uuid
                 )

@@ -10,9 +10,9 @@ They run user code, so nothing in this folder may ack, reject or publish: a `Res
 
 from __future__ import annotations
 
-from .call import Call, Executor
+from .call import Call, Executor, check_returned
 from .coroutines import CoroutineExecutor
-from .failures import FailedElsewhere, error_of, result_of
+from .failures import FailedElsewhere, error_of, result_of, text_of
 from .processes import ProcessExecutor
 from .targets import check_process_target, load_target
 from .threads import ThreadExecutor
@@ -25,7 +25,9 @@ __all__ = [
     "ProcessExecutor",
     "ThreadExecutor",
     "check_process_target",
+    "check_returned",
     "error_of",
     "load_target",
     "result_of",
+    "text_of",
 ]

@@ -7,7 +7,7 @@ a function raises passes these guards, `SystemExit` and `KeyboardInterrupt` incl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from inspect import CORO_CREATED, getcoroutinestate
 from types import CoroutineType
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from ...model.outcome import RETURNED, CutShort, Result
 from ...observe.context import CURRENT_TASK, CurrentTask
 from .failures import result_of
 
-__all__ = ["Call", "Executor", "RunTask", "run_coroutine", "run_plain"]
+__all__ = ["Call", "Executor", "RunTask", "check_returned", "run_coroutine", "run_plain"]
 
 
 class Call(msgspec.Struct, eq=False):
@@ -28,6 +28,7 @@ class Call(msgspec.Struct, eq=False):
     `args`: its positional arguments, the uuid already first if the task asked for it. A process takes `body` and
     `target` instead and binds them itself; `uuid_first` tells it to put the uuid first.
     `keep_error`: keep the exception object in `error` once it raised, for the middleware around it.
+    `on_began`: called when the function starts, for whoever measures its time: see `Executor.submit`.
 
     An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there. Who
     takes it sets it back to None: its frames lead to this call, and the cycle would keep the function's locals alive.
@@ -43,6 +44,7 @@ class Call(msgspec.Struct, eq=False):
     target: str = ""
     uuid_first: bool = False
     keep_error: bool = False
+    on_began: Callable[[], None] | None = None
     error: BaseException | None = None
     returned_error: str | None = None
     stopped: Result | None = None
@@ -53,7 +55,13 @@ class Executor(Protocol):
     """A place where functions run. Made and used on one running event loop."""
 
     def submit(self, call: Call) -> asyncio.Future[Result]:
-        """Run `call`. The future resolves with what happened; it never gets an exception and must not be cancelled."""
+        """Run `call`. The future resolves with what happened; it never gets an exception and must not be cancelled.
+
+        A process calls `call.on_began` when the child has imported and bound everything and calls the function; a
+        thread when there is one for it, often inside `submit`; the loop never does, as a coroutine starts here or on
+        the loop's next turn. It is called on the loop, at most once, before the future resolves, and not after `stop`
+        returned True. Where it is given, the `deadline` that the function sees counts from that moment as well.
+        """
         ...
 
     def stop(self, call: Call, result: Result) -> bool:
@@ -77,7 +85,7 @@ def run_plain(call: Call) -> Result:
     try:
         value = call.function(*call.args)
         if value is not None:
-            _look_at(call, value)
+            check_returned(call, value)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: a task may not end its worker
         return _failed(call, error)
     return RETURNED
@@ -91,7 +99,7 @@ async def run_coroutine(call: Call) -> Result:
     try:
         value = await call.function(*call.args)
         if value is not None:
-            _look_at(call, value)
+            check_returned(call, value)
     except BaseException as error:  # out of a coroutine, SystemExit would cancel every other task of the loop
         if call.stopped is not None:
             return call.stopped
@@ -134,13 +142,22 @@ def _failed(call: Call, error: BaseException) -> Result:
     return result_of(error)
 
 
-def _look_at(call: Call, value: Any) -> None:
-    """Raise for a coroutine that nobody would await; note an exception object that was returned, not raised."""
-    if isinstance(value, CoroutineType):
-        value.close()
-        raise ConfigError(
-            f"task {call.current.name!r}: expected a finished function, got a coroutine that nobody awaits;"
-            " define the task with `async def`"
-        )
+def check_returned(call: Call, value: object) -> None:
+    """Raise `ConfigError` for a value that is work nobody will do; note an exception object returned, not raised."""
     if isinstance(value, BaseException):
         call.returned_error = type(value).__qualname__
+    elif isinstance(value, Coroutine):
+        value.close()
+        raise _not_done(call, "a coroutine that nobody awaits; define the task with `async def` and await it there")
+    elif isinstance(value, Generator | AsyncGenerator):
+        raise _not_done(call, f"{_described(value)}, whose body nobody runs; use it up inside the task")
+    elif isinstance(value, Awaitable):
+        raise _not_done(call, f"{_described(value)} that nobody awaits; await it in a task defined with `async def`")
+
+
+def _not_done(call: Call, got: str) -> ConfigError:
+    return ConfigError(f"task {call.current.name!r}: expected it to be done when it returned, got {got}")
+
+
+def _described(value: object) -> str:
+    return f"an object of class {type(value).__qualname__}"

@@ -13,10 +13,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any, BinaryIO
+
+import msgspec
 
 from ...errors import ArgumentError
 from ...model.codec import decode_body
@@ -25,7 +29,7 @@ from ...model.signature import Signature
 from ...observe.log_output import LogSetup, configure_logging
 from .call import Call, run_coroutine, run_plain
 from .failures import result_of
-from .pipe import LENGTH, READY, Request, decode_request, encode_reply
+from .pipe import BEGAN_FRAME, LENGTH, READY, Request, decode_request, encode_reply
 from .targets import load_target
 
 if sys.platform == "linux":
@@ -43,10 +47,11 @@ def main(connection: socket.socket, logs: LogSetup | None) -> None:
     connection.setblocking(True)
     runner = _Runner(logs)
     with connection, connection.makefile("rb") as incoming:
+        began = partial(connection.sendall, BEGAN_FRAME)
         try:
             connection.sendall(READY)
             while (frame := _read_frame(incoming)) is not None:
-                connection.sendall(runner.run(decode_request(frame)))
+                connection.sendall(runner.run(decode_request(frame), began))
                 _flush()
         except ConnectionError:
             pass  # the worker is gone, and with it whoever could be told
@@ -69,14 +74,20 @@ class _Runner:
         self._known: dict[tuple[str, bool], tuple[Callable[..., Any], Signature]] = {}
         self._logs = logs
 
-    def run(self, request: Request) -> bytes:
-        """The reply to `request`: whatever the task does, short of ending the process, there is one."""
+    def run(self, request: Request, began: Callable[[], None]) -> bytes:
+        """The reply to `request`: whatever the task does, short of ending the process, there is one.
+
+        `began` is called when the function is: what a first run imports is no part of the task's time.
+        """
         try:
             call = self._bind(request)
         except ArgumentError as error:
             return encode_reply(BadArguments(str(error)), None)
         except BaseException as error:  # importing the module runs user code: a missing library, sys.exit()
             return encode_reply(result_of(error), None)
+        if request.timeout_seconds is not None:
+            call.current = msgspec.structs.replace(call.current, deadline_at=time.time() + request.timeout_seconds)
+        began()
         # A copy: what the task sets in its context must not be seen by the next one.
         return encode_reply(copy_context().run(_run, call), call.returned_error)
 

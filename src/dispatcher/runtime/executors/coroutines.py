@@ -14,7 +14,7 @@ from .call import Call, RunTask, run_coroutine
 __all__ = ["CoroutineExecutor"]
 
 STOP_SECONDS = 5.0
-"""How long `close` waits for cancelled coroutines. DESIGN section 4 gives a cancelled coroutine the same time."""
+"""How long `close` waits for the coroutines that it cancels. DESIGN section 4 gives a cancelled coroutine the same time."""
 
 
 class CoroutineExecutor:
@@ -45,10 +45,14 @@ class CoroutineExecutor:
 
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True
-        await self._wait(grace_seconds)
-        for call in list(self._running):
+        # Also with no grace, what has been told to stop just now gets a turn of the loop to do so.
+        await _wait([call.run for call in self._running], grace_seconds)
+        left = list(self._running)
+        # What was told to stop before and goes on has had its time.
+        first_told = [call.run for call in left if not call.run.cancelled_from_outside]
+        for call in left:
             self.stop(call, CutShort())
-        await self._wait(STOP_SECONDS)
+        await _wait(first_told, STOP_SECONDS)
         return len(self._running)
 
     async def _run(self, call: Call) -> Result:
@@ -57,9 +61,10 @@ class CoroutineExecutor:
         finally:
             self._running.discard(call)
 
-    async def _wait(self, seconds: float) -> None:
-        if self._running:
-            await asyncio.wait([call.run for call in self._running], timeout=seconds)
+
+async def _wait(runs: list[asyncio.Task[Result]], seconds: float) -> None:
+    if runs:
+        await asyncio.wait(runs, timeout=seconds)
 
 
 def _resolved(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Result]:

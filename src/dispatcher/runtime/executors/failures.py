@@ -13,7 +13,7 @@ from ...errors import TaskError
 from ...model.outcome import Discard, Discarded, Raised, Reject, Rejected, Result, Retry, Snooze, Snoozed
 from ...model.retry import Failure
 
-__all__ = ["MAX_MESSAGE_CHARS", "MAX_TRACEBACK_CHARS", "FailedElsewhere", "error_of", "result_of"]
+__all__ = ["MAX_MESSAGE_CHARS", "MAX_TRACEBACK_CHARS", "FailedElsewhere", "error_of", "result_of", "text_of"]
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
@@ -51,7 +51,7 @@ def result_of(error: BaseException) -> Result:
     try:
         return _result_of(error)
     except BaseException as second:  # out of memory, out of stack, or an exception class that fights back
-        return Raised(Failure(type(error).__name__, f"it could not be described: {type(second).__name__}"))
+        return Raised(Failure(_class_name(error), f"it could not be described: {_class_name(second)}"))
 
 
 def _result_of(error: BaseException) -> Result:
@@ -60,15 +60,15 @@ def _result_of(error: BaseException) -> Result:
     if isinstance(error, Snooze):
         return Snoozed(float(error.seconds))
     if isinstance(error, Reject):
-        return Rejected(_text(error.reason, MAX_MESSAGE_CHARS))
+        return Rejected(text_of(error.reason, MAX_MESSAGE_CHARS))
     if isinstance(error, Discard):
-        return Discarded(_text(error.reason, MAX_MESSAGE_CHARS))
+        return Discarded(text_of(error.reason, MAX_MESSAGE_CHARS))
     asked = isinstance(error, Retry)
     after = error.after_seconds if isinstance(error, Retry) else None
     lineage = tuple(_name(cls) for cls in type(error).__mro__[:MAX_LINEAGE])
     failure = Failure(
         type=lineage[0].removeprefix("builtins."),
-        message=_text(error, MAX_MESSAGE_CHARS),
+        message=text_of(error, MAX_MESSAGE_CHARS),
         traceback=_traceback(error),
         lineage=lineage,
         asked=asked,
@@ -79,18 +79,25 @@ def _result_of(error: BaseException) -> Result:
 def _name(cls: type) -> str:
     # A child process imports the main script as __mp_main__; policies are compared in the parent, where it is __main__.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-    return _text(f"{module}.{cls.__qualname__}", MAX_NAME_CHARS)
+    return text_of(f"{module}.{cls.__qualname__}", MAX_NAME_CHARS)
 
 
-def _text(value: object, limit: int) -> str:
-    """`str(value)` cut to `limit` characters of valid UTF-8."""
+def text_of(value: object, limit: int) -> str:
+    """`str(value)` cut to `limit` (1 or more) characters of valid UTF-8. Never raises, whatever the value's class does."""
     try:
-        text = str(value)
-    except BaseException as error:  # an exception's own __str__ is user code as well
-        text = f"<{type(value).__name__}, whose text could not be made: {type(error).__name__}>"
+        # An exception's __str__ is user code, and so are the methods of the subclass of str that it may return.
+        text = str.__getitem__(str(value), slice(limit + 1))
+    except BaseException as error:
+        text = f"<{_class_name(value)}, whose text could not be made: {_class_name(error)}>"
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return _valid(text, limit)
+
+
+def _class_name(value: object) -> str:
+    """The name of its class, past a metaclass that has a `__name__` of its own."""
+    name: str = type.__dict__["__name__"].__get__(type(value))
+    return name
 
 
 def _valid(text: str, limit: int) -> str:

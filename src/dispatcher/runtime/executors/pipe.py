@@ -6,6 +6,7 @@ Data only, both ways, so that neither side ever unpickles what the other or a us
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any, TypeAlias
 
 import msgspec
@@ -16,6 +17,8 @@ from ...observe.context import CurrentTask
 from .call import Call
 
 __all__ = [
+    "BEGAN",
+    "BEGAN_FRAME",
     "LENGTH",
     "READY",
     "FrameBuffer",
@@ -31,6 +34,11 @@ LENGTH = struct.Struct(">I")
 READY = LENGTH.pack(0)
 """The empty frame: the child's first, sent when it has imported what it needs."""
 
+BEGAN = b"\xc1"
+"""What the child says when it calls the function: the one byte that msgpack never uses, so it is never a reply."""
+
+BEGAN_FRAME = LENGTH.pack(len(BEGAN)) + BEGAN
+
 MAX_REPLY_BYTES = 1 << 20  # a Failure is cut to some ten thousand characters: more is not a reply
 
 _Kind: TypeAlias = type[Returned] | type[Raised] | type[Snoozed] | type[Rejected] | type[Discarded] | type[BadArguments]
@@ -38,12 +46,13 @@ _KINDS: dict[str, _Kind] = {cls.__name__: cls for cls in (Returned, Raised, Snoo
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
-    """One task for a child to run."""
+    """One task for a child to run. `timeout_seconds`: its deadline, from the moment it begins; None leaves it alone."""
 
     target: str
     uuid_first: bool
     body: bytes
     current: CurrentTask
+    timeout_seconds: float | None
 
 
 class _Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -67,7 +76,10 @@ def _frame(data: bytes) -> bytes:
 def encode_request(call: Call) -> bytes:
     """Raises what msgpack raises for headers that it cannot carry (`TypeError`, `OverflowError`)."""
     current = msgspec.structs.replace(call.current, headers=dict(call.current.headers))
-    return _frame(_encoder.encode(Request(call.target, call.uuid_first, call.body, current)))
+    timeout_seconds = None
+    if call.on_began is not None and current.deadline_at is not None:
+        timeout_seconds = current.deadline_at - time.time()
+    return _frame(_encoder.encode(Request(call.target, call.uuid_first, call.body, current, timeout_seconds)))
 
 
 def decode_request(data: bytes) -> Request:

@@ -17,7 +17,7 @@ from ...errors import ConfigError, DecodeError, TaskError, TaskProcessDied
 from ...model.outcome import CutShort, Result
 from .call import Call
 from .failures import result_of
-from .pipe import decode_reply, encode_request
+from .pipe import BEGAN, decode_reply, encode_request
 from .process import ChildProcess, say_exit
 
 __all__ = ["ProcessExecutor"]
@@ -25,22 +25,33 @@ __all__ = ["ProcessExecutor"]
 EXIT_SECONDS = 2.0
 """How long an idle child may take to end by itself at `close` before it is killed."""
 
+READY_SECONDS = 60.0
+"""How long a child may take from being given a task to calling its function: to start, import and bind."""
+
 KILLED_SECONDS = 5.0
 """How long `close` waits for killed children to be reaped; only a process stuck in the kernel takes that long."""
 
 
 class _Run:
-    """A call and its future. `frame` is its request until it was sent to `process`."""
+    """A call and its future. `frame` is its request until it was sent to `process`; then `patience` runs until it began."""
 
-    __slots__ = ("call", "frame", "future", "process")
+    __slots__ = ("call", "frame", "future", "patience", "process")
 
     def __init__(self, call: Call, future: asyncio.Future[Result], frame: bytes) -> None:
         self.call = call
         self.future = future
         self.frame = frame
         self.process: ChildProcess | None = None
+        self.patience: asyncio.TimerHandle | None = None
+
+    def end_patience(self) -> None:
+        """Its time to get ready counts no more."""
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
 
     def resolve(self, result: Result) -> None:
+        self.end_patience()
         if not self.future.done():
             self.future.set_result(result)
 
@@ -49,7 +60,8 @@ class ProcessExecutor:
     """See `Executor`. Children are spawned when first needed, at most `max_processes`, and kept; further calls wait.
 
     `on_replaced(pid, exit_code)` is called when a child has died or was killed; the next call that needs one starts
-    another. A child that dies makes its call `Raised` with `TaskProcessDied`, one that cannot be started with
+    another. A child that dies makes its call `Raised` with `TaskProcessDied`, as does one that needs more than
+    `READY_SECONDS` to import and bind what it shall call; one that cannot be started makes it `Raised` with
     `TaskError`. `ConfigError` on Windows, and where a main script without `if __name__ == "__main__":` is being
     imported by a child.
     """
@@ -137,6 +149,7 @@ class ProcessExecutor:
             run.process = process
             process.send(run.frame)
             run.frame = b""
+            run.patience = self._loop.call_later(READY_SECONDS, self._not_ready, run, process)
 
     def _free_process(self) -> ChildProcess | None:
         while self._idle:
@@ -154,7 +167,13 @@ class ProcessExecutor:
         if not frame:
             self._ready.add(process)
             return
-        run = self._busy.pop(process, None)
+        run = self._busy.get(process)
+        if run is not None and run.patience is not None and frame == BEGAN:
+            run.end_patience()
+            if run.call.on_began is not None and run.call.stopped is None:
+                run.call.on_began()
+            return
+        self._busy.pop(process, None)
         if run is None:
             if process in self._idle:
                 self._idle.remove(process)
@@ -175,6 +194,12 @@ class ProcessExecutor:
         else:
             self._ending.add(process)  # it is being killed, or comes too late to be used again
             process.hang_up()
+
+    def _not_ready(self, run: _Run, process: ChildProcess) -> None:
+        run.patience = None
+        if run.call.stopped is None:
+            run.call.stopped = result_of(_slow(process.pid, run.call.target, process in self._ready))
+        process.kill()
 
     def _exited(self, process: ChildProcess, exit_code: int | None) -> None:
         run = self._busy.pop(process, None)
@@ -211,6 +236,15 @@ def _died(pid: int, exit_code: int | None, was_ready: bool) -> TaskProcessDied:
     return TaskProcessDied(
         f"its process (pid {pid}) died before it could begin: {say_exit(exit_code)}; see its standard error, and"
         ' whether the main script starts its work under `if __name__ == "__main__":`'
+    )
+
+
+def _slow(pid: int, target: str, was_ready: bool) -> TaskProcessDied:
+    module = target.partition(":")[0]
+    step = f"importing {module}" if was_ready else "starting it and importing the main script"
+    return TaskProcessDied(
+        f"its process (pid {pid}) did not get ready within {READY_SECONDS:g} s and was killed: {step} took too long;"
+        " move slow work out of the module's top level into functions"
     )
 
 

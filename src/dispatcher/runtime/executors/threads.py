@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TypeAlias
+
+import msgspec
 
 from ...errors import ConfigError, TaskError
 from ...model.outcome import CutShort, Result
@@ -19,7 +23,8 @@ from .failures import result_of
 
 __all__ = ["ThreadExecutor"]
 
-_Run: TypeAlias = tuple[Call, Context, asyncio.Future[Result]]
+_Run: TypeAlias = tuple[Call, Context, asyncio.Future[Result], float | None]
+"""The last is when it began to wait for a thread, in Unix seconds; None where it need not wait, or nobody asks."""
 
 
 class ThreadExecutor:
@@ -37,6 +42,8 @@ class ThreadExecutor:
         self._inbox: SimpleQueue[_Run | None] = SimpleQueue()
         self._threads = 0
         self._running: dict[asyncio.Future[Result], Call] = {}
+        # Threads take calls in the order they came, so the loop knows which begins without being told by a thread.
+        self._waiting: deque[Call] = deque()
         self._closed = False
         # Threads append under the lock; only the first since the loop last looked wakes it.
         self._lock = threading.Lock()
@@ -54,8 +61,15 @@ class ThreadExecutor:
                 failed = TaskError(f"expected to start a thread for the task, got {error}; lower the worker's limit")
                 future.set_result(result_of(failed))
                 return future
+        waits_since = None
+        if len(self._running) >= self._threads:
+            self._waiting.append(call)
+            if call.on_began is not None:
+                waits_since = time.time()
+        elif call.on_began is not None:
+            call.on_began()
         self._running[future] = call
-        self._inbox.put((call, copy_context(), future))
+        self._inbox.put((call, copy_context(), future, waits_since))
         return future
 
     def stop(self, call: Call, result: Result) -> bool:
@@ -65,6 +79,7 @@ class ThreadExecutor:
         self._closed = True
         if self._running and grace_seconds > 0:
             await asyncio.wait(list(self._running), timeout=grace_seconds)
+        self._waiting.clear()
         while not self._inbox.empty():
             run = self._inbox.get()
             if run is not None:
@@ -89,6 +104,10 @@ class ThreadExecutor:
             ended, self._ended = self._ended, []
         for future, result in ended:
             self._resolve(future, result)
+            if self._waiting:
+                call = self._waiting.popleft()
+                if call.on_began is not None:
+                    call.on_began()
 
     def _resolve(self, future: asyncio.Future[Result], result: Result) -> None:
         if self._running.pop(future, None) is not None and not future.done():
@@ -98,7 +117,9 @@ class ThreadExecutor:
 
     def _serve(self) -> None:
         while (run := self._inbox.get()) is not None:
-            call, context, future = run
+            call, context, future, waits_since = run
+            if waits_since is not None:
+                _put_off_deadline(call, time.time() - waits_since)
             result = context.run(run_plain, call)
             self._hand_over(future, result)
             del run, call, context, future, result  # nothing of a task is kept while waiting for the next
@@ -112,3 +133,9 @@ class ThreadExecutor:
                 self._loop.call_soon_threadsafe(self._collect)
             except RuntimeError:
                 pass  # the loop is closed: this function was abandoned, and nobody waits for it
+
+
+def _put_off_deadline(call: Call, seconds: float) -> None:
+    current = call.current
+    if current.deadline_at is not None:
+        call.current = msgspec.structs.replace(current, deadline_at=current.deadline_at + seconds)
