@@ -12,15 +12,23 @@ from server_bench import DEADLINE_SECONDS, Bench, Recorder
 from dispatcher import (
     ConfigError,
     Dispatcher,
+    PublishRefused,
+    Queue,
     RetryPolicy,
+    Server,
+    ServerConfig,
     Task,
     TaskArgument,
     TaskConfig,
+    TopologyMismatch,
     Unroutable,
     WorkerConfig,
     WorkerExhausted,
     current_task,
 )
+from dispatcher.brokers.base import Message
+from dispatcher.model.topology import DEAD_EXCHANGE
+from dispatcher.runtime import runs as runs_module
 from dispatcher.runtime.slots import Slots
 
 
@@ -234,3 +242,157 @@ async def test_a_worker_without_binding_keys_is_bound_to_nothing(bench: Bench) -
     await bench.server.new_worker(WorkerConfig("w", "alone"), {})
     with pytest.raises(Unroutable):
         await bench.server.publish(Task("task", routing_key="alone"))
+
+
+async def test_a_redelivery_is_adopted_even_when_every_slot_is_taken(bench: Bench, recorder: Recorder) -> None:
+    """All slots are taken by runs whose session was lost: their redeliveries need no slot, and none runs twice."""
+    go_on = asyncio.Event()
+    runs: list[int] = []
+
+    async def task(number: int) -> None:
+        runs.append(number)
+        await go_on.wait()
+
+    await bench.worker(limit=2, task=TaskConfig(task))
+    for number in range(4):
+        await bench.server.publish(Task("task", [TaskArgument("int", number)]))
+    await recorder.wait_for("task.started", 2)
+    await bench.lose(await bench.server.live_session())
+    await recorder.wait_for("worker.started", 2)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (await bench.depth())[1] != 2:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        while (await bench.depth())[:2] != (0, 0):
+            await asyncio.sleep(0.01)
+    assert sorted(runs) == [0, 1, 2, 3]
+
+
+async def test_overrunning_functions_are_bounded(bench: Bench, recorder: Recorder) -> None:
+    """With one slot and room for one overrunning function, a second that waits does not begin until one ends."""
+    go_on = threading.Event()
+    gauge = Gauge()
+
+    def stuck() -> None:
+        with gauge:
+            go_on.wait(60)
+
+    worker = await bench.server.new_worker(
+        WorkerConfig("w", "q", ("rk",), limit=1, prefetch=8, max_overrunning=1),
+        {"stuck": TaskConfig(stuck, timeout_seconds=0.05)},
+    )
+    await bench.server.publish_many([Task("stuck") for _ in range(4)])
+    try:
+        await worker.start()
+        (full,) = await recorder.wait_for("worker.full")
+        assert full.overrunning == 1
+        session = await bench.server.live_session()
+        for _ in range(3):  # whatever would begin now has had its turn of the loop and of the broker
+            await session.inspector.depth("q")
+        assert gauge.most == 1
+    finally:
+        go_on.set()
+    await recorder.wait_for("task.succeeded", 4)
+    assert gauge.most == 1
+
+
+async def test_a_cut_copy_is_handed_back(url: str, recorder: Recorder) -> None:
+    """Closed without grace while a dead letter is not accepted: the delivery goes back, it is not left held."""
+    app = Dispatcher(url, observers=[recorder], publish_timeout_seconds=0.2)
+
+    @app.task
+    async def task() -> None:
+        raise ValueError("to the dead letters")
+
+    async with app:
+        await task.send()
+        session = app.server.session
+        assert session is not None
+        original = session.publish
+
+        def refuse(message: Message) -> asyncio.Future[None]:
+            if message.exchange != DEAD_EXCHANGE:
+                return original(message)
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(PublishRefused("full"))
+            return future
+
+        session.publish = refuse  # type: ignore[method-assign]
+        running = asyncio.create_task(app.run_worker(grace_seconds=0))
+        await recorder.wait_for("task.settle_failed")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while (await app.server.inspector.depth("default")).ready != 1:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_retry_is_not_refused_by_its_own_backlog(url: str, recorder: Recorder) -> None:
+    """A queue at its maximum length takes back what came out of it: else the worker would block itself."""
+    app = Dispatcher(url, observers=[recorder])
+
+    @app.task(queue=Queue("q", max_length=1), retry=RetryPolicy(max_attempts=2, base_seconds=0))
+    async def task(number: int) -> None:
+        if number == 0 and current_task().attempt == 1:
+            await task.send(1)
+            raise ValueError("once")
+
+    async with app:
+        await task.send(0)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await app.run_worker(limit=1, burst=True)
+    assert len(recorder.named("task.succeeded")) == 2
+    assert recorder.named("task.settle_failed") == []
+
+
+async def test_close_without_grace_waits_for_overrunning_functions(bench: Bench, recorder: Recorder) -> None:
+    """None waits as long as it takes: a function past its timeout still ends with its own ack."""
+    go_on = threading.Event()
+
+    def slow() -> None:
+        go_on.wait(60)
+
+    worker = await bench.worker(slow=TaskConfig(slow, timeout_seconds=0.05))
+    await bench.server.publish(Task("slow"))
+    await recorder.wait_for("task.overran")
+    closing = asyncio.create_task(worker.close())
+    await recorder.wait_for("worker.draining")
+    go_on.set()
+    await closing
+    await recorder.wait_for("task.succeeded")
+    assert recorder.named("task.handed_back") == []
+
+
+async def test_a_coroutine_that_ignores_its_cancellation_overruns(
+    bench: Bench, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to stop and still there after its patience: it counts as overrunning, and its own end settles it."""
+    monkeypatch.setattr(runs_module, "CANCEL_PATIENCE_SECONDS", 0.1)
+    go_on = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not go_on.is_set():
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                continue
+
+    await bench.worker(stubborn=TaskConfig(stubborn, timeout_seconds=0.05, on_timeout="cancel"))
+    await bench.server.publish(Task("stubborn"))
+    await recorder.wait_for("task.overran")
+    go_on.set()
+    await recorder.wait_for("task.succeeded")
+
+
+async def test_a_failed_start_may_be_tried_again(url: str) -> None:
+    """What made `start` fail is raised each time, and a closed worker says so."""
+    config = ServerConfig(url=url, exchange="ex", default_routing_key="rk", declare="never")
+    async with await Server.connect(config) as server:
+        worker = await server.new_worker(WorkerConfig("w", "absent"), {})
+        for _ in range(2):
+            with pytest.raises(TopologyMismatch):
+                await worker.start()
+        await worker.close()
+        with pytest.raises(ConfigError, match="closed"):
+            await worker.start()

@@ -238,6 +238,9 @@ class Worker:
             started.set_result(None)
         try:
             async for delivery in consumer:
+                if self._draining:  # `stop` is on its way; to go on taking would hand the same ones back and forth
+                    self._settler.hand_back(delivery)
+                    break
                 self._take(session, delivery)
         finally:
             if session.closed.done():
@@ -245,9 +248,7 @@ class Worker:
 
     def _take(self, session: Session, delivery: Delivery) -> None:
         """Begin a delivery at once if it may, else let it wait for its slot."""
-        if self._draining:
-            self._settler.hand_back(delivery)
-        elif delivery.redelivered and self.runs.adopt(session, delivery):
+        if delivery.redelivered and self.runs.adopt(session, delivery):
             pass  # it runs here since before its session was lost, and needs no slot of its own
         elif not self._waiting and self.runs.room.is_set() and self._slots.try_take():
             self.runs.begin(session, delivery)

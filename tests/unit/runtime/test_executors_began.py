@@ -27,10 +27,10 @@ SLOW_MODULE = """
 import os
 from dispatcher import current_task
 
-open(os.environ["SLOW_IMPORT"]).close()  # waits for the test
+open(os.environ["SLOW_IMPORT"]).read()  # waits for the test
 
 def hold():
-    open(os.environ["SLOW_CALL"]).close()
+    open(os.environ["SLOW_CALL"]).read()
 
 def write_deadline(path):
     with open(path, "w") as out:
@@ -261,7 +261,7 @@ async def test_a_function_that_waits_for_a_thread_begins_when_it_has_one() -> No
     assert began[1].threads == []
     assert not second.done()
     gates[1].set()
-    assert await asyncio.gather(first, second, third) == [RETURNED] * 3
+    assert {await run for run in (first, second, third)} == {RETURNED}
     assert [one.threads for one in began] == [[threading.get_ident()]] * 2
     assert deadlines[0] is not None
     assert deadlines[0] - 1_000 >= freed_after - (submitted - before)
@@ -271,10 +271,16 @@ async def test_a_function_that_waits_for_a_thread_begins_when_it_has_one() -> No
 async def test_what_waits_for_a_thread_at_close_never_began() -> None:
     """It was cut short before."""
     executor = ThreadExecutor(1)
-    gate = threading.Event()
+    at_work, gate = threading.Event(), threading.Event()
     began = Began()
-    first = executor.submit(Call(gate.wait, (), CURRENT))
+
+    def hold() -> None:
+        at_work.set()
+        gate.wait()
+
+    first = executor.submit(Call(hold, (), CURRENT))
     second = executor.submit(Call(tasks.nothing, (), CURRENT, on_began=began))
+    await asyncio.to_thread(at_work.wait)
     assert await executor.close() == 1
     gate.set()
     assert (first.result(), second.result()) == (CutShort(), CutShort())

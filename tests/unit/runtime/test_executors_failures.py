@@ -270,7 +270,8 @@ async def test_work_that_nobody_does_is_a_failure(returns: Callable[[], object],
 
 def test_other_returned_values_are_ignored() -> None:
     """Lists, strings and functions are no work left undone."""
-    for value in ([1], "text", iter([1]), tasks.nothing_async, {}):
+    values: list[object] = [[1], "text", iter([1]), tasks.nothing_async, {}]
+    for value in values:
         assert run_plain(Call(lambda: value, (), CURRENT)) == RETURNED  # noqa: B023 - called at once
 
 

@@ -180,7 +180,8 @@ class Store:
         # A retry has had its place already: refused by its own backlog, it would keep the slot that works it off.
         returns = message.exchange == DELAY_EXCHANGE
         for queue in bounded:
-            if not returns and self._waiting(queue, work) >= (queue.max_length or 0):
+            waiting = self._waiting(queue, work)
+            if not returns and waiting >= (queue.max_length or 0):
                 return PublishRefused(
                     f"queue {queue.name!r} is at its maximum length of {queue.max_length}", uuid=message.uuid
                 )
