@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import slow_import
 from server_bench import DEADLINE_SECONDS, Bench, Recorder
 
 from dispatcher import (
@@ -426,3 +427,12 @@ async def test_an_exception_returned_is_warned_of_once(bench: Bench, recorder: R
     await publish(bench.server, "task")
     await recorder.wait_for("task.succeeded", 2)
     assert len(recorder.named("task.returned_error")) == 1
+
+
+async def test_the_clock_of_a_process_task_starts_with_its_function(bench: Bench, recorder: Recorder) -> None:
+    """Making the process and importing its modules is not the function's time: else a slow import could never succeed."""
+    await bench.worker(task=TaskConfig(slow_import.quick, timeout_seconds=0.5, on_timeout="kill", executor="process"))
+    await publish(bench.server, "task")
+    (done,) = await recorder.wait_for("task.succeeded")
+    assert done.attempt == 1
+    assert recorder.named("task.failed") == []

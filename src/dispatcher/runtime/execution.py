@@ -93,6 +93,7 @@ class Run:
 
 
 Prepared: TypeAlias = Ready | Refused
+OnBegan: TypeAlias = Callable[[Run], None]
 OnEnd: TypeAlias = Callable[[Run, Result], None]
 
 
@@ -133,8 +134,9 @@ class Execution:
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
-    def start(self, run: Run, ready: Ready, on_end: OnEnd) -> None:
-        """Run the function; `on_end` is called on this loop with what happened, at once if it has ended already."""
+    def start(self, run: Run, ready: Ready, on_began: OnBegan, on_end: OnEnd) -> None:
+        """Run the function. `on_began` is called on this loop when it starts, `on_end` with what happened: both at once
+        where a coroutine does."""
         task = ready.task
         delivery = run.item.delivery
         timeout_seconds = task.timeout_seconds
@@ -156,6 +158,10 @@ class Execution:
         executor = self._executor(task.place)
         run.running = True
         run.started_at = time.monotonic()
+        if task.place == "loop":
+            on_began(run)
+        else:
+            call.on_began = partial(on_began, run)
         if not self._middleware:
             ended = executor.submit(call)
             run.started(executor, call, ended)

@@ -137,7 +137,9 @@ class Link:
             except DispatcherError as final:
                 self._on_give_up(final)
                 return
-            except Exception as fault:  # of ours: a server that silently had no connection any more would hang its users
+            except (
+                Exception
+            ) as fault:  # of ours: a server that silently had no connection any more would hang its users
                 self._on_give_up(DispatcherError(f"the connection failed: {type(fault).__name__}: {fault}"))
                 return
 

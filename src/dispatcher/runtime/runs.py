@@ -115,10 +115,16 @@ class Runs:
             self._hub.emit(
                 TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, item.delivery.redelivered)
             )
-        timeout_seconds = ready.task.timeout_seconds
-        if timeout_seconds is not None:
-            run.timer = asyncio.get_running_loop().call_later(timeout_seconds, self._timed_out, run, ready)
-        self._execution.start(run, ready, self._ended)
+        self._execution.start(run, ready, self._began, self._ended)
+
+    def _began(self, run: Run) -> None:
+        """The function starts: its clock does too. A process that had to be made first is not the function's time."""
+        ready = run.prepared
+        assert isinstance(ready, Ready)
+        run.started_at = time.monotonic()
+        if ready.task.timeout_seconds is not None:
+            seconds = ready.task.timeout_seconds
+            run.timer = asyncio.get_running_loop().call_later(seconds, self._timed_out, run, ready)
 
     def adopt(self, session: Session, delivery: Delivery) -> bool:
         """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one."""
