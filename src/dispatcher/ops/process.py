@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -70,6 +71,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     signals.install()
     log.on_event(_started(target, app, options))
     bar = with_bar and (supervision is None or supervision.number == 0)
+    _spare_the_collector()
     code, because = _run(app, options, signals, supervision, log, bar)
     log.on_event(AppStopped(os.getpid(), code, because))
     if code == EXIT_RECYCLE and supervision is None:
@@ -77,6 +79,16 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     if code > 128:
         _exit_at_once(code)
     return code
+
+
+def _spare_the_collector() -> None:
+    """What is loaded stays, and a task's own objects rarely form cycles: look through them a tenth as often.
+
+    Saves 2 to 3 microseconds a task (`make bench`). Done for this process, which is ours; never in the library.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 def _run(

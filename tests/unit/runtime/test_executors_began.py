@@ -141,6 +141,18 @@ async def test_stopped_while_it_imports_it_never_began(executor: ProcessExecutor
     assert began.threads == []
 
 
+async def test_stopped_before_its_beginning_was_heard(executor: ProcessExecutor, slow: SlowModule) -> None:
+    """What a child said before it was killed arms no timer either."""
+    began = Began()
+    call = call_of("slow_module:hold", on_began=began)
+    run = executor.submit(call)
+    (await slow.until_importing())()
+    with open(slow.call_fifo, "w"):  # blocks the loop until the function runs: its beginning is said, and not yet read
+        assert executor.stop(call, TIMED_OUT)
+        assert await run == TIMED_OUT
+    assert began.threads == []
+
+
 async def test_the_deadline_in_a_process_counts_from_its_beginning(
     executor: ProcessExecutor, slow: SlowModule, tmp_path: Path
 ) -> None:
@@ -272,9 +284,11 @@ async def test_what_waits_for_a_thread_at_close_never_began() -> None:
     """It was cut short before."""
     executor = ThreadExecutor(1)
     at_work, gate = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
     began = Began()
 
     def hold() -> None:
+        threads.append(threading.current_thread())
         at_work.set()
         gate.wait()
 
@@ -283,5 +297,6 @@ async def test_what_waits_for_a_thread_at_close_never_began() -> None:
     await asyncio.to_thread(at_work.wait)
     assert await executor.close() == 1
     gate.set()
+    await asyncio.to_thread(threads[0].join)  # what it hands over comes to the loop before the end of this wait
     assert (first.result(), second.result()) == (CutShort(), CutShort())
     assert began.threads == []
