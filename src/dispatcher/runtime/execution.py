@@ -22,7 +22,7 @@ from ..model.retry import Failure
 from ..observe.context import CurrentTask
 from ..observe.events import ProcessReplaced, TaskReturnedError
 from ..observe.hooks import CallNext, EventHub, Middleware
-from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, error_of
+from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, check_returned, error_of
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
 
@@ -201,8 +201,8 @@ class Execution:
 
         async def on_loop() -> None:
             value = await call.function(*call.args)
-            if isinstance(value, BaseException):
-                call.returned_error = type(value).__qualname__
+            if value is not None:
+                check_returned(call, value)
 
         async def elsewhere() -> None:
             call.keep_error = True

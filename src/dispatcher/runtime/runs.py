@@ -121,6 +121,8 @@ class Runs:
         """The function starts: its clock does too. A process that had to be made first is not the function's time."""
         ready = run.prepared
         assert isinstance(ready, Ready)
+        if not run.running:
+            return  # handed back while it waited for its thread
         run.started_at = time.monotonic()
         if ready.task.timeout_seconds is not None:
             seconds = ready.task.timeout_seconds

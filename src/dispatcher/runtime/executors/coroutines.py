@@ -14,7 +14,7 @@ from .call import Call, RunTask, run_coroutine
 __all__ = ["CoroutineExecutor"]
 
 STOP_SECONDS = 5.0
-"""How long `close` waits for the coroutines that it cancels. DESIGN section 4 gives a cancelled coroutine the same time."""
+"""How long `close` waits for the coroutines that it cancels. DESIGN section 4 gives the same time at a timeout."""
 
 
 class CoroutineExecutor:

@@ -83,7 +83,7 @@ def _name(cls: type) -> str:
 
 
 def text_of(value: object, limit: int) -> str:
-    """`str(value)` cut to `limit` (1 or more) characters of valid UTF-8. Never raises, whatever the value's class does."""
+    """`str(value)` cut to `limit` (1 or more) characters of valid UTF-8. Never raises, whatever `value` does."""
     try:
         # An exception's __str__ is user code, and so are the methods of the subclass of str that it may return.
         text = str.__getitem__(str(value), slice(limit + 1))

@@ -33,7 +33,7 @@ KILLED_SECONDS = 5.0
 
 
 class _Run:
-    """A call and its future. `frame` is its request until it was sent to `process`; then `patience` runs until it began."""
+    """A call and its future. `frame`: its request until `process` got it; then `patience` runs until it began."""
 
     __slots__ = ("call", "frame", "future", "patience", "process")
 
