@@ -34,7 +34,7 @@ async def main() -> None:
         async with asyncio.timeout(30):
             await all_done.wait()
         worker.cancel()  # drains: what runs is waited for
-        await worker
+        await asyncio.wait([worker])
         depth = await app.server.inspector.depth("default")
         print(f"dead letters: {depth.dead}, the one that expired")
 

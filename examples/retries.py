@@ -29,7 +29,7 @@ async def fetch(url: str) -> None:
 async def poll(order: int) -> None:
     """Without a policy, `Retry` is followed three times at most."""
     if current_task().attempt == 1:
-        raise Retry("not shipped yet", after_seconds=0.1)
+        raise Retry(after_seconds=0.1, message="not shipped yet")
     print(f"poll: order {order} is shipped")
 
 

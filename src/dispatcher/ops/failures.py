@@ -79,10 +79,10 @@ def as_cli_error(error: DispatcherError) -> CliError:
     match error:
         case StorageError():
             return CliError(message, _storage_hint(error), exit_code=EXIT_STORAGE)
-        case ConfigError() | TopologyMissing():
-            return CliError(message, exit_code=EXIT_CONFIG)
         case ArgumentError():
             return CliError(message, exit_code=EXIT_USAGE)
+        case ConfigError() | TopologyMissing():
+            return CliError(message, exit_code=EXIT_CONFIG)
         case ConnectionLost():
             return CliError(message, "is the broker running, and reachable from here?", exit_code=EXIT_UNAVAILABLE)
         case PublishError() | PublishManyError():
