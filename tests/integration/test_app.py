@@ -23,6 +23,7 @@ from dispatcher import (
     Queue,
     Retry,
     RetryPolicy,
+    StorageError,
     Task,
     TaskArgument,
     current_task,
@@ -378,3 +379,93 @@ async def test_sqlite_needs_nothing_but_a_file(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "dispatcher.db").exists()
     monkeypatch.setenv("DISPATCHER_URL", f"sqlite:///{tmp_path}/other.db")
     assert Dispatcher().config.url == f"sqlite:///{tmp_path}/other.db"
+
+
+def test_an_app_serves_one_loop_after_the_other(tmp_path: Path) -> None:
+    """Two asyncio.run in one program, each with parallel uses, the first of them left without its exit."""
+    app = Dispatcher(f"sqlite:///{tmp_path}/dispatcher.db")
+
+    @app.task
+    async def task() -> None: ...
+
+    async def use() -> None:
+        async with app:
+            await task.send()
+
+    async def both() -> None:
+        await asyncio.gather(use(), use())
+
+    for _ in range(2):
+        asyncio.run(both())
+    assert repr(app) == "<Dispatcher not connected, 1 tasks in ['default']>"
+
+
+async def test_an_app_on_two_loops_at_once_says_what_to_do(app: Dispatcher) -> None:
+    """A connection belongs to its loop: the other loop is told of send_sync."""
+
+    async def use() -> None:
+        async with app:
+            pass
+
+    async with app:
+        with pytest.raises(ConfigError, match="send_sync"):
+            await asyncio.to_thread(asyncio.run, use())
+
+
+async def test_a_failed_connect_leaves_nothing_behind(tmp_path: Path) -> None:
+    """After an error in connecting the app may be used again, once its reason is gone."""
+    app = Dispatcher(f"sqlite:///{tmp_path}/later/dispatcher.db")
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            async with app:
+                pass
+    (tmp_path / "later").mkdir()
+    async with app:
+        assert app.server is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, SystemExit])
+async def test_whatever_a_retry_rule_raises_the_task_has_a_fate(
+    url: str, recorder: Recorder, error: type[BaseException]
+) -> None:
+    """A rule is user code: nothing that it raises reaches the loop or keeps the slot."""
+
+    class Broken:
+        jitter = False
+
+        def delay_seconds(self, attempt: int, failure: object, /) -> float | None:
+            raise error("rule")
+
+    app = Dispatcher(url, observers=[recorder])
+
+    @app.task(retry=Broken())
+    async def task() -> None:
+        raise ValueError("first")
+
+    async with app:
+        await task.send()
+        await drain(app)
+    assert [event.reason for event in recorder.named("task.dead_lettered")] == ["failed"]
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+async def test_a_middleware_calls_on_exactly_once(url: str, recorder: Recorder, calls: int) -> None:
+    """Never would lose the task in silence, twice would run it twice: both are its failure."""
+    ran: list[int] = []
+
+    async def middleware(task: CurrentTask, call_next: CallNext) -> None:
+        for _ in range(calls):
+            await call_next()
+
+    app = Dispatcher(url, middleware=[middleware], observers=[recorder])
+
+    @app.task
+    async def task() -> None:
+        ran.append(1)
+
+    async with app:
+        await task.send()
+        await drain(app)
+    assert ran == [1] * min(calls, 1)
+    (dead,) = recorder.named("task.dead_lettered")
+    assert "call_next" in dead.text

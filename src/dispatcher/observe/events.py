@@ -190,10 +190,11 @@ class WorkerStarted(WorkerEvent, frozen=True):
 
 
 class WorkerDraining(WorkerEvent, frozen=True):
-    """It takes nothing new and waits for `running` tasks."""
+    """It takes nothing new and waits for `running` tasks, and for `overrunning` ones that passed their timeout."""
 
     name = "worker.draining"
     running: int
+    overrunning: int
 
 
 class WorkerStopped(WorkerEvent, frozen=True):

@@ -55,11 +55,11 @@ class EventHub:
         for observer in self._observers:
             try:
                 observer.on_event(event)
-            except Exception as error:  # an observer only looks on: its faults must not touch a task's fate
+            except BaseException as error:  # an observer only looks on: whatever it raises must not touch a task's fate
                 self._write(ObserverFailed(type(observer).__qualname__, f"{type(error).__name__}: {error}"))
 
     def _write(self, event: AnyEvent) -> None:
         try:
             self._log.on_event(event)
-        except Exception:  # noqa: S110 - a log that cannot be written has no place left to say so, and tasks must go on
+        except BaseException:  # noqa: S110 - a log that cannot be written has no place left to say so, and tasks must go on
             pass

@@ -61,16 +61,15 @@ class Dispatcher:
         self._registry = Registry()
         self._tasks: dict[str, AppTask[Any, Any, Any]] = {}
         self._queues: dict[str, Queue] = {}
-        self._server: Server | None = None
+        self._connecting: asyncio.Task[Server] | None = None
         self._users = 0
-        self._opening = asyncio.Lock()
         self._sync = SyncPublisher(
             self._connect, wait_seconds=(self.config.connect_timeout_seconds or 0) + self.config.publish_timeout_seconds
         )
         self._publishing = Publishing(self.publish, self._sync.publish)
 
     def __repr__(self) -> str:
-        state = "connected" if self._server is not None else "not connected"
+        state = "connected" if self._connecting is not None else "not connected"
         return f"<Dispatcher {state}, {len(self._tasks)} tasks in {sorted(self._queues)}>"
 
     # --- declaring -------------------------------------------------------------------------------------------------
@@ -166,28 +165,51 @@ class Dispatcher:
         return await Server.connect(config, broker=self._broker)
 
     async def __aenter__(self) -> Self:
-        """Connect and declare the queues of the tasks. Nested uses share one connection."""
-        async with self._opening:
-            if self._server is None:
-                self._server = await self._connect()
-            self._users += 1
+        """Connect and declare the queues of the tasks. Nested and parallel uses in one event loop share a connection."""
+        self._forget_closed_loop()
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect(), name="dispatcher connect")
+        connecting = self._connecting
+        self._users += 1
+        try:
+            await asyncio.shield(connecting)
+        except BaseException:
+            await self._leave(connecting)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        async with self._opening:
-            self._users -= 1
-            if self._users == 0 and self._server is not None:
-                server, self._server = self._server, None
-                await server.close()
+        assert self._connecting is not None
+        await self._leave(self._connecting)
+
+    async def _leave(self, connecting: asyncio.Task[Server]) -> None:
+        """One user less of a connection; the last one closes it, also if it is still being made."""
+        self._users -= 1
+        if self._users:
+            return
+        self._connecting = None
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        if not connecting.cancelled() and connecting.exception() is None:
+            await connecting.result().close()
+
+    def _forget_closed_loop(self) -> None:
+        """A loop that ended without leaving `async with app` took its connection with it."""
+        if self._connecting is None or self._connecting.get_loop() is asyncio.get_running_loop():
+            return
+        if not self._connecting.get_loop().is_closed():
+            raise ConfigError("this app is connected on another event loop; send from here with send_sync")
+        self._connecting, self._users = None, 0
 
     @property
     def server(self) -> Server:
         """The server inside `async with app`. `ConfigError` outside of it."""
-        if self._server is None:
+        connecting = self._connecting
+        if connecting is None or not connecting.done():
             raise ConfigError("this app is not connected here: use `async with app:`, or send_sync in synchronous code")
-        return self._server
+        return connecting.result()
 
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""

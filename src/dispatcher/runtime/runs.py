@@ -280,6 +280,6 @@ def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:
     """`decide`, with a user's own retry rule that raises turned into the end of its attempts."""
     try:
         return decide(result, ready.task.retry, attempt)
-    except Exception as error:  # the rule is user code: whatever it raises, the task must still get a fate
+    except BaseException as error:  # the rule is user code: whatever it raises, the task must still get a fate
         failure = result.failure if isinstance(result, Raised) else None
         return DeadLetter("failed", f"its retry rule raised {type(error).__name__}: {text_of(error, 500)}", failure)

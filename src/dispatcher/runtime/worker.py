@@ -167,7 +167,7 @@ class Worker:
 
     async def _close(self, grace_seconds: float | None) -> None:
         self._draining = True
-        self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running))
+        self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running, self.runs.overrunning))
         if self._beginning is not None:
             self._beginning.cancel()
             await asyncio.wait([self._beginning])
