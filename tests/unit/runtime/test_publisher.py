@@ -1,0 +1,169 @@
+"""Every end of a publish, against a session that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dispatcher.brokers.base import Message
+from dispatcher.errors import (
+    BrokerBlocked,
+    BrokerUnavailable,
+    ConnectionLost,
+    PublishError,
+    PublishManyError,
+    PublishRefused,
+    PublishUnknown,
+    Unroutable,
+)
+from dispatcher.model.task import Task
+from dispatcher.observe.context import CURRENT_TASK, CurrentTask
+from dispatcher.observe.hooks import EventHub
+from dispatcher.observe.logs import LogObserver
+from dispatcher.runtime.publisher import Publisher
+
+TIMEOUT_SECONDS = 0.2
+
+
+class Played:
+    """A session source whose answers the test gives, one per publish; the last repeats. None never answers."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.messages: list[Message] = []
+        self.up = True
+        self.ended: Exception | None = None
+
+    @property
+    def session(self) -> Played | None:
+        return self if self.up else None
+
+    async def live_session(self) -> Played:
+        while not self.up:
+            if self.ended is not None:
+                raise self.ended
+            await asyncio.sleep(0.01)
+        return self
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        self.messages.append(message)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        elif answer is not None:
+            future.set_result(None)
+        return future
+
+
+@pytest.fixture
+async def publishers() -> AsyncIterator[list[Publisher]]:
+    made: list[Publisher] = []
+    yield made
+    for publisher in made:
+        publisher.close()
+
+
+def publisher_of(source: Played, made: list[Publisher]) -> Publisher:
+    publisher = Publisher(
+        source,  # type: ignore[arg-type]
+        EventHub(LogObserver(logging.getLogger("test"))),
+        exchange="ex",
+        default_routing_key="rk",
+        publish_timeout_seconds=TIMEOUT_SECONDS,
+        max_body_bytes=1000,
+    )
+    made.append(publisher)
+    return publisher
+
+
+OK = "accepted"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (OK,),
+        (PublishRefused("full"), PublishRefused("full"), OK),
+        (BrokerBlocked("alarm"), OK),
+        (ConnectionLost("cut"), ConnectionLost("cut"), OK),
+    ],
+)
+async def test_it_tries_again_within_its_deadline(answers: tuple[object, ...], publishers: list[Publisher]) -> None:
+    """A refusal and a lost connection may pass: the same message goes out again, with the same uuid."""
+    source = Played(*answers)
+    receipt = await publisher_of(source, publishers).publish(Task("task", uuid="u"))
+    assert receipt.uuid == "u"
+    assert len(source.messages) == len(answers)
+    assert {message.uuid for message in source.messages} == {"u"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ((Unroutable("nowhere"),), Unroutable),
+        ((PublishRefused("full"),), PublishRefused),
+        ((BrokerBlocked("alarm"),), BrokerBlocked),
+        ((None,), PublishUnknown),
+        ((ConnectionLost("cut"), PublishRefused("full")), PublishUnknown),
+    ],
+)
+async def test_its_error_is_honest_and_names_the_task(
+    answers: tuple[object, ...], error: type[PublishError], publishers: list[Publisher]
+) -> None:
+    """What may have been accepted is unknown; what certainly was not is said to be refused."""
+    with pytest.raises(error) as caught:
+        await publisher_of(Played(*answers), publishers).publish(Task("task", uuid="u"))
+    assert type(caught.value) is error
+    assert caught.value.uuid == "u"
+
+
+async def test_without_a_connection_it_waits_to_its_deadline(publishers: list[Publisher]) -> None:
+    """A reconnection within the deadline saves it; else the broker was unavailable."""
+    source = Played(OK)
+    source.up = False
+    publisher = publisher_of(source, publishers)
+    publishing = asyncio.create_task(publisher.publish(Task("task")))
+    await asyncio.sleep(0)
+    source.up = True
+    await publishing
+    source.up = False
+    with pytest.raises(BrokerUnavailable) as caught:
+        await publisher.publish(Task("task", uuid="u"))
+    assert caught.value.uuid == "u"
+
+
+async def test_a_server_that_gave_up_ends_the_wait(publishers: list[Publisher]) -> None:
+    """Outside of a task that is BrokerUnavailable, or unknown; a running task learns of the lost link itself."""
+    source = Played(ConnectionLost("cut"))
+    source.up, source.ended = False, ConnectionLost("gave up")
+    publisher = publisher_of(source, publishers)
+    with pytest.raises(BrokerUnavailable):
+        await publisher.publish(Task("task"))
+    CURRENT_TASK.set(CurrentTask("u", "parent", 1, False, {}, "q"))
+    with pytest.raises(ConnectionLost):
+        await publisher.publish(Task("task"))
+
+
+async def test_many_share_one_deadline(publishers: list[Publisher]) -> None:
+    """Each task's deadline counts from its hand-over: fifty refusals last as long as one, not fifty times."""
+    loop = asyncio.get_running_loop()
+    publisher = publisher_of(Played(PublishRefused("full")), publishers)
+    started = loop.time()
+    with pytest.raises(PublishManyError) as caught:
+        await publisher.publish_many(Task("task") for _ in range(50))
+    assert len(caught.value.failed) == 50
+    assert loop.time() - started < 10 * TIMEOUT_SECONDS
+
+
+async def test_a_cancelled_caller_stops_waiting(publishers: list[Publisher]) -> None:
+    """A publish whose caller was cancelled ends with CancelledError, not with an answer of its own."""
+    publisher = publisher_of(Played(None), publishers)
+    publishing = asyncio.create_task(publisher.publish(Task("task")))
+    await asyncio.sleep(0)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
