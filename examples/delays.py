@@ -33,7 +33,7 @@ async def main() -> None:
         worker = asyncio.create_task(app.run_worker(limit=1))
         async with asyncio.timeout(30):
             await all_done.wait()
-        worker.cancel()  # drains: what runs is waited for
+        worker.cancel()  # drains: what runs is waited for, then it ends as a cancelled task does
         await asyncio.wait([worker])
         depth = await app.server.inspector.depth("default")
         print(f"dead letters: {depth.dead}, the one that expired")

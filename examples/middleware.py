@@ -9,8 +9,7 @@ import asyncio
 from collections import Counter
 from contextvars import ContextVar
 
-from dispatcher import CallNext, CurrentTask, Dispatcher, RetryPolicy
-from dispatcher import AnyEvent
+from dispatcher import AnyEvent, CallNext, CurrentTask, Dispatcher, RetryPolicy
 
 tenant: ContextVar[str] = ContextVar("tenant")
 

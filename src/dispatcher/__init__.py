@@ -6,6 +6,7 @@ The everyday level is `Dispatcher`; the explicit one, as in the Go package, is `
 
 from __future__ import annotations
 
+from . import types
 from .errors import (
     ArgumentError,
     AuthenticationError,
@@ -104,4 +105,5 @@ __all__ = [
     "WorkerExhausted",
     "WorkerNotFound",
     "current_task",
+    "types",
 ]

@@ -176,10 +176,13 @@ class Cli:
         assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def start(self, *words: str) -> Running:
-        """Start and go on. The command leads a process group of its own, as it would in a terminal."""
+    def start(self, *words: str, redirect: str = "") -> Running:
+        """Start and go on. The command leads a process group of its own, as it would in a terminal.
+
+        `redirect`: what a shell is to do with its descriptors, such as `<&-`.
+        """
         process = subprocess.Popen(
-            self.words(*words),
+            ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *self.words(*words)] if redirect else self.words(*words),
             cwd=self.folder,
             env=self.env,
             stdin=subprocess.DEVNULL,

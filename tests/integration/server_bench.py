@@ -65,10 +65,10 @@ class Bench:
             await asyncio.wait([session.closed])
 
     async def _declare_dead(self, session: Session) -> None:
-        """As if the process had been stopped for longer than its lease: another session releases what it held."""
+        """As if the process were of an earlier boot of this machine: another session releases what it held."""
         path = self.server.config.url.removeprefix("sqlite:///")
         with contextlib.closing(sqlite3.connect(path, timeout=DEADLINE_SECONDS)) as connection, connection:
-            connection.execute("UPDATE sessions SET seen_ms = -1000000000000")
+            connection.execute("UPDATE sessions SET boot_id = 'an earlier one'")
         other = await SqliteBroker(path).connect(name="reaper", on_event=lambda event: None)
         await other.close()
         with pytest.raises(ConnectionLost):

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_a_task_is_sent_and_run(cli: Cli) -> None:
 def test_sending_takes_every_option(cli: Cli) -> None:
     """A delayed task is not ready; one for another queue is there."""
     cli.ok("send", "tasks:app", "note", "x", "--delay", "600", "--priority", "9", "--expires", "9000")
-    cli.ok("send", "tasks:app", "note", "x", "--eta", "2099-01-01T00:00:00Z")
+    cli.ok("send", "tasks:app", "note", "x", "--eta", (datetime.now(UTC) + timedelta(days=365)).isoformat())
     cli.ok("send", "tasks:app", "note", "x", "--queue", "other")
     found = {line["name"]: line for line in objects(cli.ok("queues", "tasks:app", "--json"))}
     assert (found["default"]["ready"], found["default"]["delayed"], found["other"]["ready"]) == (0, 2, 1)
@@ -120,13 +121,24 @@ def test_looking_never_creates_a_broker(cli: Cli, words: tuple[str, ...]) -> Non
         ("redis://user:secret@host/0", 78, "expected the scheme"),
         ("memory://", 2, "inside its own process"),
         ("sqlite:///no/such/folder/x.db", 74, "there is no broker file"),
+        ("sqlite:///tasks.py/x.db", 74, "there is no broker file"),
+        (f"sqlite:///{'x' * 300}.db", 74, "File name too long"),
     ],
 )
 def test_a_wrong_url_is_explained(cli: Cli, url: str, code: int, message: str) -> None:
     """Without repeating a password."""
-    done = cli.run("queues", "--url", url)
-    assert done.returncode == code
-    assert message in done.stderr and "Traceback" not in done.stderr and "secret" not in done.stderr
+    for words in (("queues",), ("dead", "list")):
+        done = cli.run(*words, "--url", url)
+        assert done.returncode == code
+        assert message in done.stderr and "Traceback" not in done.stderr and "secret" not in done.stderr
+
+
+def test_a_task_is_not_sent_into_the_commands_own_memory(cli: Cli) -> None:
+    """It would be gone when the command ends: refused in the words that a look at such a broker gets."""
+    sent = cli.run("send", "tasks:app", "note", "x", DISPATCHER_URL="memory://")
+    looked = cli.run("queues", DISPATCHER_URL="memory://")
+    assert (sent.returncode, sent.stdout) == (2, "")
+    assert "inside its own process" in sent.stderr and sent.stderr == looked.stderr
 
 
 def test_a_file_that_is_no_broker_is_left_alone(cli: Cli) -> None:
@@ -256,6 +268,15 @@ def test_progress_is_drawn_on_terminals_only(cli: Cli) -> None:
     assert plain.exit_code() == 0
     plain.wait_until_all_gone()
     assert "tasks  [" not in plain.text
+
+
+def test_purging_with_standard_input_closed_deletes_nothing(cli: Cli) -> None:
+    """There is nobody to ask."""
+    bury(cli)
+    purge = cli.start("dead", "purge", redirect="<&-")
+    assert purge.exit_code() == 2
+    purge.wait_for("expected --yes")
+    assert len(dead(cli)) == 3
 
 
 def test_purging_asks_on_a_terminal(cli: Cli) -> None:

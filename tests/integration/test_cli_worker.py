@@ -125,6 +125,54 @@ def test_a_process_full_of_functions_that_never_end_starts_itself_anew(cli: Cli)
     worker.wait_for("never ending", count=2)
 
 
+@pytest.mark.parametrize("words", [("-p", "2"), ("-p", "2", "--burst")])
+def test_processes_cannot_share_a_broker_in_memory(cli: Cli, words: tuple[str, ...]) -> None:
+    """Each would have one of its own: exit code 2, said once."""
+    cli.env["DISPATCHER_URL"] = "memory://"
+    worker = cli.start("worker", "tasks:app", *words)
+    assert worker.exit_code() == 2
+    worker.wait_until_all_gone()
+    assert len(worker.matches("dispatcher: error: .* inside its own process")) == 1
+
+
+def test_reload_refuses_a_broker_in_memory(cli: Cli) -> None:
+    """It would be empty after every change; the next change, of the app's URL, is tried."""
+    cli.env["DISPATCHER_URL"] = "memory://"
+    worker = cli.start("worker", "tasks:app", "--reload")
+    worker.wait_for("dispatcher: error: .* inside its own process")
+    worker.wait_for("worker_process.resting number=1 seconds=none")
+    worker.signal(signal.SIGTERM)
+    worker.exit_code()
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "<&- >&-"])
+def test_closed_standard_descriptors_do_not_matter(cli: Cli, redirect: str) -> None:
+    """The supervisor's pipes must not get the numbers that a child uses for its standard ones."""
+    cli.ok("send", "tasks:app", "note", "closed")
+    worker = cli.start("worker", "tasks:app", "-p", "2", "--burst", redirect=redirect)
+    assert worker.exit_code() == 0
+    worker.wait_until_all_gone()
+    assert worker.matches("note closed") and not worker.matches("worker_process.ended|supervisor.lost")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--grace", "nan"), "expected a number of seconds, 0 or more, got 'nan'"),
+        (("--grace", "-1"), "expected a number of seconds, 0 or more, got '-1'"),
+        (("-c", "many"), "expected a whole number, 1 to 65535, got 'many'"),
+        (("-c", "0"), "expected a whole number, 1 to 65535, got '0'"),
+        (("-p", "513"), "expected a whole number, 1 to 512, got '513'"),
+    ],
+)
+def test_a_wrong_number_is_refused_in_plain_words(cli: Cli, words: tuple[str, ...], message: str) -> None:
+    """Exit code 2, a line and a hint."""
+    done = cli.run("worker", "tasks:app", *words)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert message in first and second.startswith("hint: ")
+
+
 def test_a_killed_child_is_replaced(cli: Cli) -> None:
     """And what it held is run by another."""
     worker = cli.worker("-p", "2")

@@ -396,3 +396,33 @@ async def test_a_failed_start_may_be_tried_again(url: str) -> None:
         await worker.close()
         with pytest.raises(ConfigError, match="closed"):
             await worker.start()
+
+
+async def test_before_a_process_is_replaced_its_other_tasks_end(url: str, recorder: Recorder) -> None:
+    """One queue's worker is full of functions that never end; a task of another queue is waited for, not cut."""
+    never, go_on = threading.Event(), asyncio.Event()
+    app = Dispatcher(url, observers=[recorder])
+
+    @app.task(queue="stuck", timeout_seconds=0.05)
+    def stuck() -> None:
+        never.wait(60)
+
+    @app.task(queue="fine")
+    async def fine() -> None:
+        await go_on.wait()
+
+    try:
+        async with app:
+            await fine.send()
+            running = asyncio.create_task(app.run_worker(limit=2))
+            await recorder.wait_for("task.started")
+            await stuck.send()
+            await stuck.send()
+            await recorder.wait_for("worker.draining", 2)
+            go_on.set()
+            with pytest.raises(WorkerExhausted):
+                await asyncio.wait_for(running, DEADLINE_SECONDS)
+    finally:
+        never.set()
+    assert [event.task for event in recorder.named("task.succeeded")] == ["fine"]
+    assert {event.task for event in recorder.named("task.handed_back")} == {"stuck"}

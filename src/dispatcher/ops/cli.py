@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +20,7 @@ import click
 
 from ..errors import DispatcherError
 from ..observe.logs import LOGGER_NAME
-from .failures import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, CliError, as_cli_error
+from .failures import EXIT_INTERRUPTED, EXIT_USAGE, CliError, as_cli_error, internal_error
 
 __all__ = ["Commands", "cli", "main"]
 
@@ -108,9 +107,7 @@ def _guarded(run: Callable[[], object], color: bool | None) -> int:
         click.echo("aborted", err=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        traceback.print_exc()
-        hint = "this is a fault of Dispatcher itself: please report it with the lines above"
-        failure = CliError(f"internal: {type(error).__name__}: {error}", hint, exit_code=EXIT_INTERNAL)
+        failure = internal_error(error)
     else:
         return result if isinstance(result, int) else 0
     failure.show(color)
@@ -131,6 +128,16 @@ def _flushed(code: int) -> int:
             except (OSError, ValueError):
                 pass  # the stream has no descriptor: then the interpreter has nothing to flush either
     return code
+
+
+def _fill_standard_descriptors() -> None:
+    """Open the null device where standard input, output or error were closed (`<&-`).
+
+    A pipe that got such a number would be taken for standard input by the next child, or written over by its own.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # as standard descriptors are
+    os.close(descriptor)
 
 
 def _version() -> str:
@@ -160,4 +167,5 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """The entry point of the script `dispatcher` and of `python -m dispatcher`; ends the process."""
+    _fill_standard_descriptors()
     cli.main()

@@ -20,6 +20,7 @@ from .connect import broker_option, broker_url, looking
 from .dead_letters import DeadLetter, Filter, ReplayReport, dead_letters, dead_total, purge, queue_names, replay
 from .failures import EXIT_USAGE, CliError, as_cli_error
 from .locate import looks_like_target, pick
+from .option_types import WholeNumber
 from .terminal import echo_block, echo_table, local_time, shortened
 
 __all__ = ["command"]
@@ -53,7 +54,7 @@ def command() -> None:
 @command.command("list")
 @click.argument("target", metavar="[MODULE:APP]", required=False)
 @_filters
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Show at most so many.")
+@click.option("--limit", default=100, show_default=True, type=WholeNumber(1), help="Show at most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context
 def _list_command(
@@ -273,7 +274,7 @@ def _purge_command(
     where = broker_url(ctx, target, url)
     wanted = Filter(task=task, reason=reason)
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise CliError(
                 "expected --yes, since there is no terminal to ask on", "add --yes to delete", exit_code=EXIT_USAGE
             )

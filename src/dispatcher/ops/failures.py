@@ -10,6 +10,7 @@ The numbers are those of `sysexits.h`. Text that came from a broker or a task is
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -40,6 +41,7 @@ __all__ = [
     "EXIT_USAGE",
     "CliError",
     "as_cli_error",
+    "internal_error",
 ]
 
 EXIT_USAGE = 2
@@ -89,6 +91,13 @@ def as_cli_error(error: DispatcherError) -> CliError:
             return CliError(message, exit_code=EXIT_UNAVAILABLE)
         case _:
             return CliError(message, exit_code=EXIT_INTERNAL)
+
+
+def internal_error(error: BaseException) -> CliError:
+    """An error that no user made, as a line, a hint and an exit code; its traceback is printed at once."""
+    traceback.print_exception(error)
+    hint = "this is a fault of Dispatcher itself: please report it with the lines above"
+    return CliError(f"internal: {type(error).__name__}: {error}", hint, exit_code=EXIT_INTERNAL)
 
 
 def _storage_hint(error: StorageError) -> str:

@@ -10,16 +10,18 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 import click
 
-from ..brokers import redact_url
+from ..brokers import open_broker, redact_url
 from ..errors import BrokerUnavailable, DispatcherError, WorkerExhausted
 from ..observe.log_output import configure_logging
 from ..observe.logs import LogObserver
 from ..runtime.app import Dispatcher
-from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error
+from .connect import check_shared
+from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error, internal_error
 from .locate import load_app, pick
 from .notices import AppStarted, AppStopped, LogFormatIgnored, SupervisorLost
 from .progress import show_progress
@@ -28,6 +30,9 @@ from .terminal import log_stream, wants_color
 from .worker_options import WorkerOptions, worker_options
 
 __all__ = ["command"]
+
+LEFT_BEHIND_SECONDS = 2.0
+"""How long the end of a process waits for what tasks left behind: background tasks, threads of `asyncio.to_thread`."""
 
 
 class _Supervision:
@@ -54,6 +59,8 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     options = WorkerOptions(**common)
     supervision = None if supervised is None else _Supervision(supervised)
     target, app = load_app(options.target)
+    if supervision is not None:
+        check_shared(open_broker(app.config.url))  # each process would have a broker of its own
     stream = log_stream(burst=options.burst)
     with_bar = stream is not None
     is_ours = configure_logging(
@@ -72,11 +79,15 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     log.on_event(_started(target, app, options))
     bar = with_bar and (supervision is None or supervision.number == 0)
     _spare_the_collector()
-    code, because = _run(app, options, signals, supervision, log, bar)
+    runner = asyncio.Runner()
+    code, because = _run(runner, _serve(app, options, signals, supervision, log, bar), signals)
+    closed = _close(runner)
+    if not closed:
+        because += "; something that its tasks left behind never ended"
     log.on_event(AppStopped(os.getpid(), code, because))
     if code == EXIT_RECYCLE and supervision is None:
         _start_anew()
-    if code > 128:
+    if not closed or code == EXIT_RECYCLE or code > 128:
         _exit_at_once(code)
     return code
 
@@ -91,17 +102,10 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 50, 50)
 
 
-def _run(
-    app: Dispatcher,
-    options: WorkerOptions,
-    signals: Signals,
-    supervision: _Supervision | None,
-    log: LogObserver,
-    bar: bool,
-) -> tuple[int, str]:
-    """Run the worker to its end: the exit code, and why."""
+def _run(runner: asyncio.Runner, serving: Coroutine[Any, Any, None], signals: Signals) -> tuple[int, str]:
+    """Run the worker to its end: the exit code, and why. The event loop stays open."""
     try:
-        asyncio.run(_serve(app, options, signals, supervision, log, bar))
+        runner.run(serving)
     except asyncio.CancelledError:
         if signals.count == 0:
             return EXIT_INTERNAL, "the worker was cancelled by something else than a signal"
@@ -112,7 +116,39 @@ def _run(
         failure = as_cli_error(error)
         failure.show()
         return failure.exit_code, str(error)
+    except BaseException as error:  # a SystemExit in what a task left in the loop must not pass for a clean end
+        failure = internal_error(error)
+        failure.show()
+        return failure.exit_code, failure.message
     return 0, "drained" if signals.count else "the queues are empty"
+
+
+def _close(runner: asyncio.Runner) -> bool:
+    """Close the event loop. False: something in it goes on for ever, closing would wait for it, and it is left open."""
+    if not runner.run(_end_what_is_left()):
+        return False
+    runner.close()
+    return True
+
+
+async def _end_what_is_left() -> bool:
+    """Give what tasks left in the loop, and in its threads, a moment to end; whether all of it did."""
+    # What was cancelled before and goes on all the same has had its time.
+    first_told = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if not task.cancelling()]
+    for task in first_told:
+        task.cancel()
+    releasing = asyncio.create_task(_release(first_told), name="dispatcher release")
+    await asyncio.wait([releasing], timeout=LEFT_BEHIND_SECONDS)
+    return not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def _release(told: list[asyncio.Task[Any]]) -> None:
+    """What closing a loop waits for, in that order: a task may need the threads for its clean-up."""
+    if told:
+        await asyncio.wait(told)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
 
 
 async def _serve(
@@ -198,7 +234,7 @@ def _start_anew() -> NoReturn:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    """End without waiting for threads: a run that was cut short may have left one that never ends."""
+    """End without waiting for threads and tasks: what was cut short may have left one that never ends."""
     _flush()
     os._exit(code)
 

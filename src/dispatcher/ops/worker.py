@@ -14,6 +14,7 @@ from ..observe.log_output import configure_logging
 from ..observe.logs import LogObserver
 from .failures import EXIT_USAGE, CliError
 from .notices import SourceWatched
+from .option_types import WholeNumber
 from .supervisor import Supervisor, Watch
 from .terminal import log_stream, wants_color
 from .worker_options import WorkerOptions, worker_options
@@ -26,7 +27,7 @@ LOOK_EVERY_MS = 1_000
 @click.command("worker")
 @worker_options
 @click.option(
-    "-p", "--processes", default=1, show_default=True, type=click.IntRange(1, 512),
+    "-p", "--processes", default=1, show_default=True, type=WholeNumber(1, 512),
     help="Worker processes; with two or more a supervisor restarts those that die.",
 )  # fmt: skip
 @click.option(

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from .option_types import Seconds, WholeNumber
+
 __all__ = ["WorkerOptions", "worker_options"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -60,7 +62,7 @@ def worker_options(function: Function) -> Function:
             help="Queues to take from.  [default: those of the app's tasks]",
         ),
         click.option(
-            "-c", "--limit", default=32, show_default=True, type=click.IntRange(1, 65_535),
+            "-c", "--limit", default=32, show_default=True, type=WholeNumber(1, 65_535),
             help="Tasks running at once in one process.",
         ),
         click.option("--burst", is_flag=True, help="End when the queues are empty."),
@@ -73,7 +75,7 @@ def worker_options(function: Function) -> Function:
             help="For people, or one JSON object a line.",
         ),
         click.option(
-            "--grace", "grace_seconds", default=None, type=click.FloatRange(0), metavar="SECONDS",
+            "--grace", "grace_seconds", default=None, type=Seconds(), metavar="SECONDS",
             help="How long a drain waits for running tasks before it hands them back.  [default: as long as they take]",
         ),
         click.option("--name", default=None, help="The worker's name, as brokers and logs show it."),

@@ -280,7 +280,8 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         full = any(worker.runs.exhausted.is_set() for worker in workers)
         if full:
-            grace_seconds = 0  # functions that never end are not waited for
+            await _finish_what_can_end(workers, grace_seconds)
+            grace_seconds = 0
     finally:
         for reason in reasons:
             reason.cancel()
@@ -293,6 +294,16 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
         raise WorkerExhausted(
             "too many functions passed their timeouts and still run; this process must be replaced by a new one"
         )
+
+
+async def _finish_what_can_end(workers: Sequence[Worker], grace_seconds: float | None) -> None:
+    """Before a process is replaced: every task but those that overran their timeout may end."""
+    try:
+        async with asyncio.timeout(grace_seconds):
+            await asyncio.gather(*(worker.stop_taking() for worker in workers))
+            await asyncio.gather(*(worker.runs.wait_idle() for worker in workers))
+    except TimeoutError:
+        pass  # the grace is over: the close that follows cuts them short
 
 
 async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> None:

@@ -166,6 +166,20 @@ class Worker:
         await asyncio.shield(self._closing)
 
     async def _close(self, grace_seconds: float | None) -> None:
+        await self.stop_taking()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self.runs.wait_empty()
+        except TimeoutError:
+            pass  # the grace is over: what is left is cut short below
+        await self.runs.cut_short()
+        abandoned = await self._execution.close()
+        self._hub.emit(WorkerStopped(self.name, self.config.queue, abandoned))
+
+    async def stop_taking(self) -> None:
+        """The first half of `close`: take nothing new, hand back what has not begun. What runs goes on."""
+        if self._draining:
+            return
         self._draining = True
         self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running, self.runs.overrunning))
         if self._beginning is not None:
@@ -179,14 +193,6 @@ class Worker:
             await asyncio.wait([self._taking])
         while self._waiting:
             self._settler.hand_back(self._waiting.popleft()[1])
-        try:
-            async with asyncio.timeout(grace_seconds):
-                await self.runs.wait_empty()
-        except TimeoutError:
-            pass  # the grace is over: what is left is cut short below
-        await self.runs.cut_short()
-        abandoned = await self._execution.close()
-        self._hub.emit(WorkerStopped(self.name, self.config.queue, abandoned))
 
     # --- taking deliveries -----------------------------------------------------------------------------------------
 

@@ -6,15 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlite_rig import Rig
+from sqlite_rig import Rig, SpawnChild
 
 CHILD = Path(__file__).with_name("sqlite_child.py")
-
-SpawnChild = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture

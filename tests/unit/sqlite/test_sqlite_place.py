@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,7 @@ from dispatcher.errors import (
     ConfigError,
     StorageCorrupt,
     StorageError,
+    StorageFull,
     StorageGone,
     StorageReadOnly,
     StorageUnsupported,
@@ -227,13 +231,85 @@ def test_the_first_sqlite_that_is_new_enough_is_used(monkeypatch: pytest.MonkeyP
         faults.sqlite()
 
 
-def test_the_log_that_vanished_is_noticed(tmp_path: Path) -> None:
-    """What is written to a log that was deleted is seen by nobody, so its loss must be noticed too."""
+@pytest.mark.parametrize("which", ["broker.db", "broker.db-wal", "broker.db-dispatcher/write.lock"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_vanished_is_noticed(tmp_path: Path, which: str, replaced: bool) -> None:
+    """What is written to a deleted log is seen by nobody, and a deleted lock keeps nobody out: each must be noticed."""
     here = Place(tmp_path / "broker.db")
-    for name in (here.path, here.wal):
+    Path(here.companion).mkdir()
+    for name in (here.path, here.wal, here.inside("write.lock")):
         Path(name).touch()
     here.remember()
     here.check()
-    Path(here.wal).unlink()
-    with pytest.raises(StorageGone, match="-wal"):
+    if replaced:
+        (tmp_path / "new").touch()
+        (tmp_path / "new").replace(tmp_path / which)
+    else:
+        (tmp_path / which).unlink()
+    with pytest.raises(StorageGone, match=f"{which} was deleted or replaced") as caught:
         here.check()
+    assert caught.value.path == here.path
+
+
+@pytest.fixture
+def visited_folder() -> Iterator[Path]:
+    """A folder that every user may write, for a test as another user: those that pytest makes are closed to others."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+        os.seteuid(user)
+
+
+def become_another_user(path: Path) -> None:
+    """Lose the rights to `path`: root by being nobody from now on, anyone else by taking them from itself."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    else:
+        path.chmod(0)
+
+
+@pytest.mark.parametrize("which", ["broker.db", "broker.db-dispatcher", "broker.db-dispatcher/write.lock"])
+async def test_files_of_another_user_are_read_only(visited_folder: Path, which: str) -> None:
+    """What another user left here must be said to be that at once: trying again would not help."""
+    path = visited_folder / "broker.db"
+    await (await Rig(path).connect(QUEUE)).close()
+    if os.geteuid() == 0:
+        for name in {"broker.db", "broker.db-dispatcher"} - {which}:
+            os.chown(visited_folder / name, 65534, 65534)
+    become_another_user(visited_folder / which)
+    await refused(path, StorageReadOnly, "check the owner")
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.EACCES, StorageReadOnly),
+        (errno.EPERM, StorageReadOnly),
+        (errno.EROFS, StorageReadOnly),
+        (errno.ENOENT, StorageGone),
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EMFILE, StorageError),
+    ],
+)
+async def test_each_error_of_the_system_has_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
+) -> None:
+    """An error of the operating system while opening must be a typed one of ours, never a lost connection."""
+
+    def fails(self: Place) -> None:
+        raise OSError(number, os.strerror(number), "some file")
+
+    monkeypatch.setattr(Place, "prepare", fails)
+    with pytest.raises(StorageError, match=os.strerror(number)) as caught:
+        await soon(SqliteBroker(tmp_path / "broker.db").connect(name="t", on_event=lambda event: None))
+    assert type(caught.value) is error
+    assert caught.value.path == str(tmp_path / "broker.db")
+
+
+async def test_an_sqlite_that_is_too_old_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a usable SQLite connecting must fail with the error that names the extra, not wait for its deadline."""
+    monkeypatch.setattr(faults, "_LIBRARY", None)
+    with pytest.raises(ConfigError, match="expected SQLite"):
+        await SqliteBroker(tmp_path / "broker.db").connect(name="t", on_event=lambda event: None)

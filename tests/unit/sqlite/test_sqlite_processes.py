@@ -10,11 +10,10 @@ import warnings
 from contextlib import closing
 
 import pytest
-from conftest import SpawnChild
-from sqlite_rig import QUEUE, Rig, kill, line_of, message, publish, soon, take
+from sqlite_rig import QUEUE, Rig, SpawnChild, kill, line_of, message, publish, soon, take
 
 from dispatcher.brokers.base import SessionsReleased
-from dispatcher.brokers.sqlite import members
+from dispatcher.brokers.sqlite import engine, members
 from dispatcher.errors import ConnectionLost, DeliveryLost
 from dispatcher.model import headers as names
 from dispatcher.model.topology import Queue
@@ -78,6 +77,7 @@ async def test_a_stopped_process_keeps_its_messages_until_its_lease_ends(
     rig: Rig, spawn: SpawnChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is only stopped holds its lock: nothing is released before the lease is over, then all is."""
+    monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.0)  # leases are believed from the first
     session = await rig.connect(QUEUE)
     await publish(session, b"1")
     child = spawn("hold", rig.path, 1)

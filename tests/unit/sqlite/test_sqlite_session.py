@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,7 +17,17 @@ from sqlite_rig import DEADLINE_SECONDS, QUEUE, Rig, message, publish, soon, tak
 
 from dispatcher.brokers.base import Disconnected, TopologyDiffers
 from dispatcher.brokers.sqlite import SqliteBroker, engine
-from dispatcher.errors import ArgumentError, ConfigError, ConnectionLost, DeliveryLost, PublishRefused, StorageGone
+from dispatcher.brokers.sqlite.place import Place
+from dispatcher.brokers.sqlite.store import Store
+from dispatcher.errors import (
+    ArgumentError,
+    ConfigError,
+    ConnectionLost,
+    DeliveryLost,
+    DispatcherError,
+    PublishRefused,
+    StorageGone,
+)
 from dispatcher.model.topology import Queue
 
 
@@ -320,6 +331,61 @@ async def test_a_deleted_file_is_gone_and_stays_so(rig: Rig) -> None:
     assert not rig.path.exists()
 
 
+async def test_a_publish_into_a_deleted_file_is_not_accepted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed to a file that nobody can find any more must not be called safe, not even before the tick."""
+    monkeypatch.setattr(engine, "TICK_SECONDS", 3600.0)
+    session = await rig.connect(QUEUE)
+    rig.path.unlink()
+    with pytest.raises(StorageGone, match="deleted or replaced"):
+        await soon(session.publish(message()))
+    with pytest.raises(StorageGone):
+        await soon(session.closed)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_a_deleted_lock_or_companion_folder_ends_the_session(rig: Rig, everything: bool) -> None:
+    """Who starts now would lock another file, so sharing is over: every session must say so by itself."""
+    sessions = [await rig.connect(QUEUE), await rig.connect()]
+    companion = Path(f"{rig.path}-dispatcher")
+    if everything:
+        shutil.rmtree(companion)
+    else:
+        (companion / "write.lock").unlink()
+    for session in sessions:
+        with pytest.raises(StorageGone, match="Restart every process"):
+            await soon(session.closed)
+
+
+async def test_a_fault_of_ours_ends_the_session_as_what_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown exception must not pass for a lost connection, which would be tried anew for ever, nor lose its type."""
+
+    def insert(*arguments: object) -> None:
+        raise LookupError("odd")
+
+    session = await rig.connect(QUEUE)
+    monkeypatch.setattr(Store, "insert", insert)
+    with pytest.raises(DispatcherError, match="LookupError: odd") as caught:
+        await soon(session.publish(message()))
+    assert type(caught.value) is DispatcherError
+    with pytest.raises(LookupError, match="odd"):
+        await soon(session.closed)
+    (event,) = rig.events_of(Disconnected)
+    assert isinstance(event, Disconnected)
+    assert event.error == "LookupError: odd"
+
+
+async def test_a_fault_of_ours_while_opening_is_no_lost_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same while opening: what trying again cannot help must not look as if it could."""
+
+    def prepare(*arguments: object) -> None:
+        raise LookupError("odd")
+
+    monkeypatch.setattr(Place, "prepare", prepare)
+    with pytest.raises(DispatcherError, match="LookupError: odd") as caught:
+        await rig.connect()
+    assert type(caught.value) is DispatcherError
+
+
 async def test_a_replaced_file_is_noticed(rig: Rig) -> None:
     """Another file under the same name is not the one that was opened."""
     session = await rig.connect(QUEUE)
@@ -328,6 +394,12 @@ async def test_a_replaced_file_is_noticed(rig: Rig) -> None:
     copy.replace(rig.path)
     with pytest.raises(StorageGone):
         await soon(session.closed)
+
+
+def test_a_broker_tells_its_path(tmp_path: Path) -> None:
+    """Tools show the path as it was given, as text."""
+    assert SqliteBroker(tmp_path / "broker.db").path == str(tmp_path / "broker.db")
+    assert SqliteBroker("some.db").path == "some.db"
 
 
 @pytest.mark.parametrize("path", ["", ":memory:", "a\0b"])

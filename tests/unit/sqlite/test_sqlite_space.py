@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from sqlite_rig import QUEUE, Rig, message, publish, soon, take
 
-from dispatcher.brokers.base import Blocked, Unblocked
+from dispatcher.brokers.base import Blocked, Message, Unblocked
 from dispatcher.brokers.sqlite import SqliteSession, engine, faults
 from dispatcher.brokers.sqlite.file import Database
 from dispatcher.brokers.sqlite.space import BALLAST_BYTES, Space
 from dispatcher.errors import BrokerBlocked
+from dispatcher.model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
 
 MIB = 1024 * 1024
 
@@ -124,12 +125,33 @@ async def drain(session: SqliteSession, count: int) -> None:
     assert (await session.inspector.depth("q")).unacked == 0
 
 
-async def publish_once_there_is_room(session: SqliteSession) -> None:
+async def until_accepted(session: SqliteSession, what: Message) -> None:
     while True:
         try:
-            return await session.publish(message(b"again"))
+            return await session.publish(what)
         except BrokerBlocked:
             await asyncio.sleep(engine.TICK_SECONDS)
+
+
+async def publish_once_there_is_room(session: SqliteSession) -> None:
+    await until_accepted(session, message(b"again"))
+
+
+def refuse_commits(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """Let the next `count` commits find no room; returns what grows with each."""
+    refusals: list[int] = []
+    commit = Database.commit
+
+    def commit_without_room(self: Database, pages: int) -> None:
+        if len(refusals) < count:
+            refusals.append(pages)
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = faults.FULL
+            raise error
+        commit(self, pages)
+
+    monkeypatch.setattr(Database, "commit", commit_without_room)
+    return refusals
 
 
 async def test_publishes_that_fill_the_disk_are_refused_and_acks_pass(small_disk: Path | None, tmp_path: Path) -> None:
@@ -189,24 +211,62 @@ async def test_acks_pass_where_even_the_ballast_is_gone(small_disk: Path | None,
     await session.close()
 
 
+async def test_copies_pass_the_brake(rig: Rig) -> None:
+    """A retry or dead letter brings the ack of what it replaces: the brake must stop only what is new."""
+    session = await rig.connect(QUEUE)
+    session._writer.engine._space._measure = Disk(80 * MIB, 0)
+    sent = [
+        session.publish(message(b"%d" % n, exchange=name))
+        for n, name in enumerate((DEAD_EXCHANGE, "ex", DELAY_EXCHANGE))
+    ]
+    results = await soon(asyncio.gather(*sent, return_exceptions=True))
+    assert [type(result) for result in results] == [type(None), BrokerBlocked, type(None)]
+    assert [type(event) for event in rig.events_of(Blocked)] == [Blocked]
+    depth = await session.inspector.depth("q")
+    assert (depth.ready, depth.dead) == (1, 1)
+
+
+async def test_copies_that_find_no_room_are_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the brake, a disk that is really full refuses a copy too, and the acks beside it pass."""
+    session = await rig.connect(QUEUE)
+    consumer = await soon(session.consume("q", prefetch=1))
+    await publish(session, b"1")
+    (delivery,) = await take(consumer, 1)
+    refuse_commits(monkeypatch, 1)
+    delivery.ack()
+    with pytest.raises(BrokerBlocked):
+        await soon(session.publish(message(exchange=DEAD_EXCHANGE)))
+    await soon(session.publish(message(b"copy", exchange=DEAD_EXCHANGE)))  # into the room that the ballast left
+    depth = await session.inspector.depth("q")
+    assert (depth.unacked, depth.dead) == (0, 1)
+
+
+async def test_a_full_disk_works_off_tasks_that_fail(small_disk: Path | None, tmp_path: Path) -> None:
+    """Each delivery is replaced by its dead letter on a disk that takes no publishes: all must get through."""
+    rig = Rig((small_disk or tmp_path) / "broker.db")
+    session = await rig.connect(QUEUE)
+    if small_disk is None:
+        await limit_pages(session)
+    accepted = await publish_until_blocked(session)
+    consumer = await soon(session.consume("q", prefetch=20))
+    for _ in range(accepted):
+        (delivery,) = await take(consumer, 1)
+        letter = message(delivery.body, exchange=DEAD_EXCHANGE, headers=delivery.headers)
+        await soon(until_accepted(session, letter))
+        delivery.ack()
+    await soon(consumer.stop())
+    depth = await session.inspector.depth("q")
+    assert (depth.ready, depth.unacked, depth.dead) == (0, 0, accepted)
+    await session.close()
+
+
 async def test_acks_that_find_no_room_at_all_wait_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no room even in the log an ack must be kept, and pass once there is room: nothing runs twice for it."""
     session = await rig.connect(QUEUE)
     consumer = await soon(session.consume("q", prefetch=1))
     await publish(session, b"1")
     (delivery,) = await take(consumer, 1)
-    refusals: list[int] = []
-    commit = Database.commit
-
-    def commit_without_room(self: Database, pages: int) -> None:
-        if len(refusals) < 4:
-            refusals.append(pages)
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = faults.FULL
-            raise error
-        commit(self, pages)
-
-    monkeypatch.setattr(Database, "commit", commit_without_room)
+    refusals = refuse_commits(monkeypatch, 4)
     delivery.ack()
     await soon(publish_once_there_is_room(session))
     (delivery,) = await take(consumer, 1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base import OnEvent, TopologyDiffers
+from .faults import sqlite
 from .place import Place
 from .session import SqliteSession
 
@@ -35,6 +36,11 @@ class SqliteBroker:
         self._told: set[TopologyDiffers] = set()
         Place(path)
 
+    @property
+    def path(self) -> str:
+        """The path as it was given."""
+        return self._path
+
     def __repr__(self) -> str:
         return f"SqliteBroker({self._path!r})"
 
@@ -44,6 +50,7 @@ class SqliteBroker:
         Raises `ConfigError` for an SQLite that is too old, a `StorageError` for a file that cannot be used, and
         `ConnectionLost` where another process held the file's lock for half a minute.
         """
+        sqlite()  # here, because the thread could not even tell SQLite's errors from others without one
         session = SqliteSession(Place(self._path), name, on_event, self._told)
         await session.open()
         return session

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...errors import BrokerBlocked, DispatcherError, PublishRefused, StorageFull
-from ...model.topology import Topology
+from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Topology
 from ..base import SessionsReleased, TopologyDiffers
 from . import members
 from .catalog import declare
@@ -31,8 +31,13 @@ __all__ = ["Engine"]
 TICK_SECONDS = 0.25
 REAP_SECONDS = 0.5
 HEARTBEAT_SECONDS = 20.0
+STALL_SECONDS = 5.0
+"""A session that could not see to its duties for longer believes no lease for a while, see `_note_stall`."""
 SHARED_LOOK_SECONDS = 0.005
 """When to look again at what was left for other consumers: they may all have their hands full."""
+
+RETURNS = frozenset({DEAD_EXCHANGE, DELAY_EXCHANGE})
+"""Where the copies go by which a delivery is retried or parked: each is followed by the ack of what it replaces."""
 
 NEVER = float("inf")
 
@@ -61,7 +66,7 @@ class Engine:
             undo.callback(self.waker.close)
             self.store = Store(self._database.connection, self._member.id, now_ms)
             self._undo = undo.pop_all()
-        self._next_tick = self._next_reap = self._next_heartbeat = 0.0
+        self._next_tick = self._next_reap = self._next_heartbeat = self._leases_from = 0.0
         self._look_at = NEVER
         self._idle = True
         self._unsynced = False
@@ -82,13 +87,14 @@ class Engine:
         now = time.monotonic()
         if self._full_at_start:
             results.events += self._space.ran_full(now)
-        self._next_tick, self._next_heartbeat = now + TICK_SECONDS, now + HEARTBEAT_SECONDS
+        self._next_tick = now + TICK_SECONDS
+        self._next_heartbeat = self._leases_from = now + HEARTBEAT_SECONDS
         self._unhurried(lambda: self._reap(now, results))
 
     def wait(self) -> None:
         """Sleep until woken, or until the next thing to do by the clock."""
         now = time.monotonic()
-        due_ms = self.store.next_due_ms
+        due_ms = self.store.next_due_ms if self.store.windows else None  # only looks for windows keep it true
         due = NEVER if due_ms is None else (due_ms - self.store.now_ms()) / 1000.0
         self.waker.wait(min(self._next_tick - now, self._look_at - now, due))
 
@@ -111,11 +117,14 @@ class Engine:
     # --- one transaction ----------------------------------------------------------------------------------------
 
     def _transact(self, batch: Batch, results: Results) -> None:
-        if batch.publishes and self._refuse_while_blocked(batch, results) and not batch:
-            return
+        if batch.publishes:
+            self._refuse_while_blocked(batch, results)
+            if not batch:
+                return
         try:
             self._commit(batch, results)
         except sqlite().Error as error:
+            self.store.next_due_ms = None  # what is due cannot be had now: the next tick looks again
             if is_busy(error):
                 self.kept.take(batch)  # a foreign program holds the file; its callers keep their own deadlines
             elif is_full(error):
@@ -203,12 +212,12 @@ class Engine:
 
     # --- what can go wrong --------------------------------------------------------------------------------------
 
-    def _refuse_while_blocked(self, batch: Batch, results: Results) -> bool:
+    def _refuse_while_blocked(self, batch: Batch, results: Results) -> None:
         results.events += self._space.check(time.monotonic())
         if self._space.blocked:
-            self._refuse(batch.publishes, results)
-            batch.publishes = []
-        return self._space.blocked
+            # Copies pass: refused, each would keep its delivery's slot, and nothing would be acked to make room any more.
+            self._refuse([publish for publish in batch.publishes if publish[0].exchange not in RETURNS], results)
+            batch.publishes = [publish for publish in batch.publishes if publish[0].exchange in RETURNS]
 
     def _refuse(self, publishes: list[Publish], results: Results) -> None:
         for message, _, future in publishes:
@@ -253,7 +262,7 @@ class Engine:
     # --- by the clock -------------------------------------------------------------------------------------------
 
     def _tick(self, now: float, batch: Batch, results: Results) -> None:
-        self._next_tick = now + TICK_SECONDS
+        due, self._next_tick = self._next_tick, now + TICK_SECONDS
         self._place.check()
         self.store.look()
         kept, self.kept = self.kept, Batch()
@@ -263,6 +272,7 @@ class Engine:
         if self._unsynced or now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             self._unhurried(self._heartbeat)
+        self._note_stall(due)
         if self.store.windows and now >= self._next_reap:
             self._unhurried(lambda: self._reap(now, results))
         if self._space.blocked:
@@ -287,9 +297,19 @@ class Engine:
         self._database.commit(1)
         self._unsynced = False
 
+    def _note_stall(self, due: float) -> None:
+        """`due`: when this tick should have been.
+
+        Whoever kept this session waiting (a process that was stopped with the write lock in its hand, a disk that
+        hung) kept the others waiting too. Their leases are over for no fault of theirs: let them renew first.
+        """
+        now = time.monotonic()
+        if now - due > STALL_SECONDS:
+            self._leases_from = now + HEARTBEAT_SECONDS
+
     def _reap(self, now: float, results: Results) -> None:
         self._next_reap = now + REAP_SECONDS
-        dead = members.find_dead(self._place, self.store, self._member)
+        dead = members.find_dead(self._place, self.store, self._member, by_lease=now >= self._leases_from)
         if not dead:
             return
         try:
@@ -303,9 +323,7 @@ class Engine:
         self._database.begin()
         try:
             work = self.store.refresh()
-            released = [
-                one for one in (members.release(self.store, session, work) for session in dead) if one is not None
-            ]
+            found = [(one.session.token, members.release(self.store, one, work)) for one in dead]
             self.store.finish(work)
             failpoint("reap_before_commit")
             self._database.commit(work.pages)
@@ -313,10 +331,11 @@ class Engine:
             self.store.forget_catalog()
             self._database.rollback()
             raise
-        for one in dead:
-            members.drop_files(self._place, one.session.token)
+        for token, released in found:
+            if released is not None:
+                members.drop_files(self._place, token)
         self._after_commit(work)
-        holders = [one for one in released if one.messages or one.consumed]
+        holders = [one for _, one in found if one is not None and (one.messages or one.consumed)]
         if holders:
             messages, letters = (sum(getattr(one, what) for one in holders) for what in ("messages", "dead_letters"))
             results.events.append(SessionsReleased(len(holders), messages, letters))

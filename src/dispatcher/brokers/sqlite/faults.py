@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from ...errors import (
     StorageUnsupported,
 )
 
-__all__ = ["MINIMUM_VERSION", "choose_library", "is_busy", "is_full", "sqlite", "storage_error"]
+__all__ = ["MINIMUM_VERSION", "choose_library", "is_busy", "is_full", "os_error", "sqlite", "storage_error"]
 
 MINIMUM_VERSION = (3, 37, 0)  # STRICT tables (sqlite.org/stricttables.html)
 
@@ -89,3 +90,19 @@ def storage_error(error: Exception, path: str) -> StorageError:
     if code == CANTOPEN:
         return StorageError(f"{text}; check that its folder exists and may be written", path=path)
     return StorageError(f"{text} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", path=path)
+
+
+def os_error(error: OSError, path: str) -> StorageError:
+    """The `StorageError` that says what the operating system's `error` means for the file at `path`, and what to do."""
+    text = f"{path}: {error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"{text}; make room on its disk", path=path)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageReadOnly(
+            f"{path}: expected a file and a folder beside it that can be written, got: {error};"
+            " check the owner, the rights and the mount",
+            path=path,
+        )
+    if error.errno == errno.ENOENT:
+        return StorageGone(f"{text}; the file or its companion folder was deleted while it was in use", path=path)
+    return StorageError(f"{text} ({type(error).__name__})", path=path)

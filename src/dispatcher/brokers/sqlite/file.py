@@ -13,7 +13,7 @@ from ...errors import StorageCorrupt, StorageUnsupported
 from .failpoints import failpoint
 from .faults import sqlite, storage_error
 from .liveness import FileLock, Inheritance
-from .place import Place
+from .place import WRITE_LOCK, Place
 from .schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Database", "connect"]
@@ -60,7 +60,7 @@ class Database:
         self._checkpoint_pages = checkpoint_pages
         self._logged_pages = 0
         self.relaxed = False
-        self._lock = inheritance.lock(FileLock(place.inside("write.lock")))
+        self._lock = inheritance.lock(FileLock(place.inside(WRITE_LOCK)))
         self._locked = False
         self._checkpointer: Any = None
         self.connection: Any = None

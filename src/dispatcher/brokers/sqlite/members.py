@@ -19,7 +19,7 @@ from ..headers import decode_headers, encode_headers
 from .catalog import SessionInfo
 from .file import Database
 from .liveness import FileLock, Inheritance, boot_id, monotonic_ms
-from .place import Place
+from .place import WRITE_LOCK, Place
 from .store import Store, Work
 
 __all__ = [
@@ -49,10 +49,14 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Dead(msgspec.Struct, frozen=True):
-    """A session found dead, and its lock, held by the finder; None where its lease tells that it is dead."""
+    """A session found dead, and its lock, held by the finder; None where something else tells that it is dead.
+
+    `by_lease`: only its lease tells so.
+    """
 
     session: SessionInfo
     lock: FileLock | None
+    by_lease: bool
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -98,7 +102,7 @@ def _sweep(place: Place, known: set[str]) -> None:
     """Delete what sessions left behind that were killed before they had a row or after they had lost it."""
     for name in os.listdir(place.companion):
         token, extension = os.path.splitext(name)
-        if extension == ".lock" and token not in known and name != "write.lock":
+        if extension == ".lock" and token not in known and name != WRITE_LOCK:
             lock = _take(place.inside(name))
             if lock is not None:
                 drop_files(place, token)
@@ -111,17 +115,20 @@ def leave(store: Store, work: Work) -> None:
     _delete_rows(store, store.session, work)
 
 
-def find_dead(place: Place, store: Store, me: Member) -> list[Dead]:
-    """Which sessions of the catalog are dead. Their locks are held by the caller from now on."""
+def find_dead(place: Place, store: Store, me: Member, *, by_lease: bool) -> list[Dead]:
+    """Which sessions of the catalog are dead. Their locks are held by the caller from now on.
+
+    `by_lease`: whether those count whose lock is held but whose lease is over.
+    """
     boot, now_ms = boot_id(), monotonic_ms()
     dead = []
     for session in store.catalog.sessions.values():
         if session.id == me.id:
             continue
-        over = session.boot_id != boot or _lease_over(store, session, now_ms)
         lock = _take(place.inside(f"{session.token}.lock"))
-        if lock is not None or over:
-            dead.append(Dead(session, lock))
+        certain = lock is not None or session.boot_id != boot
+        if certain or (by_lease and _lease_over(store, session, now_ms)):
+            dead.append(Dead(session, lock, by_lease=not certain))
     return dead
 
 
@@ -146,12 +153,16 @@ def _take(path: str) -> FileLock | None:
 
 
 def release(store: Store, dead: Dead, work: Work) -> Released | None:
-    """Give what a dead session held to others, each message with one death more; None if another was faster.
+    """Give what a dead session held to others, each message with one death more.
+
+    None if another was faster, or if the session renewed its lease after it was found.
 
     A message that more holders died with than its queue's `delivery_limit` allows becomes a dead letter.
     """
     execute, session = store.connection.execute, dead.session.id
     if session not in store.catalog.sessions:
+        return None
+    if dead.by_lease and not _lease_over(store, dead.session, monotonic_ms()):
         return None
     held = "SELECT id FROM held WHERE session = ?"
     execute(f"UPDATE messages SET deliveries = deliveries + 1 WHERE id IN ({held})", (session,))

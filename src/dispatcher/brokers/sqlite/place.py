@@ -6,15 +6,20 @@ It must never open the database file itself: closing it would drop every POSIX l
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
 from pathlib import Path
 
-from ...errors import ConfigError, StorageError, StorageGone, StorageReadOnly, StorageUnsupported
+from ...errors import ConfigError, StorageError, StorageGone, StorageUnsupported
+from .faults import os_error
 
-__all__ = ["Place", "file_system_of"]
+__all__ = ["WRITE_LOCK", "Place", "file_system_of"]
+
+WRITE_LOCK = "write.lock"
+"""The file in the companion folder that is locked for every write."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     "9p acfs afs afpfs beegfs ceph cifs coda curlftpfs davfs drvfs fuse.ceph fuse.gcsfuse fuse.glusterfs fuse.rclone"
@@ -56,7 +61,8 @@ class Place:
         self.path = os.path.realpath(text)
         self.wal = self.path + "-wal"
         self.companion = self.path + "-dispatcher"
-        self._identity: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._write_lock = self.inside(WRITE_LOCK)
+        self._identities: dict[str, tuple[int, int] | None] = {}
 
     def inside(self, name: str) -> str:
         """The path of `name` in the companion folder."""
@@ -66,22 +72,17 @@ class Place:
         """Check that the file may live here, create it (0600) if it is absent, and the companion folder (0700).
 
         `StorageError` where the folder is missing or the path is no file, `StorageUnsupported` for a network file
-        system or a file that everybody may write, `StorageReadOnly` where it cannot be created.
+        system or a file that everybody may write, `StorageReadOnly` where this user may not write what is there,
+        the system's own `OSError` where something cannot be created.
         """
         folder = os.path.dirname(self.path)
         if not os.path.isdir(folder):
             raise StorageError(f"{self.path}: the folder {folder} does not exist; create it first", path=self.path)
         self._refuse_network()
-        try:
-            self._create()
-            os.makedirs(self.companion, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StorageReadOnly(
-                f"{self.path}: expected a file and a folder beside it that can be written, got: {error};"
-                " check the owner and the rights",
-                path=self.path,
-            ) from error
+        self._create()
+        os.makedirs(self.companion, mode=0o700, exist_ok=True)
         self._refuse_unsafe()
+        self._refuse_foreign()
 
     def _refuse_network(self) -> None:
         if sys.platform != "linux":
@@ -112,24 +113,34 @@ class Place:
                 path=self.path,
             )
 
+    def _refuse_foreign(self) -> None:
+        # SQLite says only that it cannot open the file, which could mean anything.
+        effective = os.access in os.supports_effective_ids
+        for path, rights in ((self.path, os.R_OK | os.W_OK), (self.companion, os.R_OK | os.W_OK | os.X_OK)):
+            if not os.access(path, rights, effective_ids=effective):
+                raise os_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), path), self.path)
+
     def remember(self) -> None:
-        """Note which files lie here now. Call once the database is open and its log exists."""
-        self._identity = (_identity(self.path), _identity(self.wal))
+        """Note which files lie here now. Call once the database is open and its log and the write lock exist."""
+        self._identities = {path: _identity(path) for path in (self.path, self.wal, self._write_lock)}
 
     def check(self) -> None:
         """`StorageGone` unless the same files still lie here."""
-        try:
-            same = (_identity(self.path), _identity(self.wal)) == self._identity
-        except OSError:
-            same = False
-        if not same:
-            raise StorageGone(
-                f"{self.path}: the file or its -wal was deleted or replaced while it was open;"
-                " what was in it is lost to this process. Restart once the right file is in place",
-                path=self.path,
-            )
+        for path, identity in self._identities.items():
+            if identity is None or _identity(path) != identity:
+                raise StorageGone(f"{path} was deleted or replaced while open; {self._advice(path)}", path=self.path)
+
+    def _advice(self, path: str) -> str:
+        if path == self._write_lock:
+            # Who starts now would lock the new one, and neither would keep the other from a checkpoint.
+            return f"nothing is lost, but {self.path} cannot be shared safely now. Restart every process that uses it"
+        return "what was in it is lost to this process. Restart once the right file is in place"
 
 
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells this file from any other; None where there is none, or none that can be reached."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
     return found.st_dev, found.st_ino

@@ -336,7 +336,8 @@ class SqliteSession:
             consumer.end()
         if self._closing or self._closed.done():
             return
-        self._on_event(Disconnected(self._place.path, str(error)))
+        told = str(error) if isinstance(error, DispatcherError) else f"{type(error).__name__}: {error}"
+        self._on_event(Disconnected(self._place.path, told))
         self._closed.set_exception(error)
         self._closed.exception()  # nobody need await `closed`: unread, asyncio would log it as never retrieved
 

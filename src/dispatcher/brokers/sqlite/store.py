@@ -34,6 +34,12 @@ INSERT_MESSAGE = (
     "INSERT INTO messages (id, queue_id, rank, published_at_ms, priority, exchange, routing_key, uuid, content_type,"
     " headers, body) VALUES "
 )
+LOOK = (
+    "SELECT max(EXISTS (SELECT 1 FROM ready WHERE queue_id = w.column1)),"
+    " min((SELECT ready_at_ms FROM delayed WHERE queue_id = w.column1 ORDER BY ready_at_ms LIMIT 1)) FROM (VALUES "
+)
+"""Whether anything is ready in some queues, and when the first of their delayed messages is due."""
+
 PLAIN_CONTENT = "application/json"
 """Stored as NULL: nearly every message has it."""
 
@@ -368,17 +374,13 @@ class Store:
 
     def worth_claiming(self) -> bool:
         """Whether a claim would find something: a plain read, so that a wake-up in vain takes no lock."""
-        due: list[int] = []
-        found = False
-        for window in self.windows:
-            if window.held >= window.prefetch:
-                continue
-            due_ms = self._first_due(window.queue_id)
-            if due_ms is not None:
-                due.append(due_ms)
-            found = found or bool(self._available(window.queue_id, 1))
-        self.next_due_ms = min(due, default=None)
-        return found or (self.next_due_ms is not None and self.next_due_ms <= self.now_ms())
+        queues = [window.queue_id for window in self.windows if window.held < window.prefetch]
+        self.next_due_ms = None
+        if not queues:
+            return False
+        # One statement for all: at four looks a second, two for each of 200 queues cost an idle worker 0.5 % of a core.
+        found, self.next_due_ms = self._execute(LOOK + ", ".join(["(?)"] * len(queues)) + ") AS w", queues).fetchone()
+        return bool(found) or (self.next_due_ms is not None and self.next_due_ms <= self.now_ms())
 
 
 def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import ConnectionLost, StorageError
+from ...errors import ConnectionLost, DispatcherError, StorageError
 from .engine import Engine
 from .entries import Batch, Results
-from .faults import sqlite, storage_error
+from .faults import os_error, sqlite, storage_error
 from .place import Place
 
 __all__ = ["Writer"]
@@ -99,6 +99,8 @@ class Writer:
             error = self._leave_quietly()
         except sqlite().Error as fault:
             error = storage_error(fault, self._place.path)
+        except OSError as fault:  # many of our own errors are such, too
+            error = fault if isinstance(fault, DispatcherError) else os_error(fault, self._place.path)
         except BaseException as fault:  # whatever it is, the event loop is told: a thread has nobody else to tell
             error = fault
         if self._engine is not None:
@@ -154,7 +156,7 @@ class Writer:
         """Nobody closed the session and nobody can any more: hand back what it holds, if the file lets us."""
         try:
             self.engine.leave(Results())
-        except (sqlite().Error, StorageError, ConnectionLost) as error:
+        except (sqlite().Error, OSError) as error:
             return error
         return ConnectionLost("the event loop of this session was closed")
 
@@ -183,4 +185,8 @@ def _again(error: BaseException) -> Exception:
     """The same error for one more waiter: a shared one would gather every waiter's traceback."""
     if isinstance(error, StorageError):
         return type(error)(str(error), path=error.path)
-    return ConnectionLost(str(error) or type(error).__name__)
+    if isinstance(error, DispatcherError):
+        return type(error)(str(error))
+    unknown = DispatcherError(f"the session's thread failed: {type(error).__name__}: {error}")
+    unknown.__cause__ = error
+    return unknown
