@@ -469,3 +469,22 @@ async def test_a_middleware_calls_on_exactly_once(url: str, recorder: Recorder, 
     assert ran == [1] * min(calls, 1)
     (dead,) = recorder.named("task.dead_lettered")
     assert "call_next" in dead.text
+
+
+async def test_two_cancellations_at_once_are_two(app: Dispatcher, recorder: Recorder) -> None:
+    """Two signals within one turn of the loop mean: do not wait."""
+
+    @app.task
+    async def task() -> None:
+        await asyncio.Event().wait()
+
+    async with app:
+        await task.send()
+        running = asyncio.create_task(app.run_worker())
+        await recorder.wait_for("task.started")
+        running.cancel()
+        running.cancel()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait([running])
+        assert running.cancelled()
+        await recorder.wait_for("task.handed_back")

@@ -269,6 +269,7 @@ class Dispatcher:
 
 async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:
     """Start the workers, wait for the reason to end, and end them."""
+    told = _times_cancelled()
     closed = asyncio.ensure_future(server.wait_closed())
     exhausted = [asyncio.ensure_future(worker.runs.exhausted.wait()) for worker in workers]
     reasons: list[asyncio.Future[Any]] = [closed, *exhausted]
@@ -285,8 +286,8 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
     finally:
         for reason in reasons:
             reason.cancel()
+        await _close_all(workers, grace_seconds, told)
         await asyncio.wait(reasons)
-        await _close_all(workers, grace_seconds)
     for reason in (closed, *reasons[-1:]):
         if not reason.cancelled():
             reason.result()
@@ -306,14 +307,23 @@ async def _finish_what_can_end(workers: Sequence[Worker], grace_seconds: float |
         pass  # the grace is over: the close that follows cuts them short
 
 
-async def _close_all(workers: Sequence[Worker], grace_seconds: float | None) -> None:
+async def _close_all(workers: Sequence[Worker], grace_seconds: float | None, told: int) -> None:
+    """Close them; at a second cancellation since `told` cut short what runs."""
     closing = asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in workers))
     try:
+        if _times_cancelled() > told + 1:
+            raise asyncio.CancelledError  # both came before this task had its turn: it was woken once for the two
         await asyncio.shield(closing)
     except asyncio.CancelledError:
         await asyncio.gather(*(worker.runs.cut_short() for worker in workers))
         await closing
         raise
+
+
+def _times_cancelled() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
 
 
 def _with_keys(queue: Queue, *keys: str) -> Queue:

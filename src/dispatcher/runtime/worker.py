@@ -115,6 +115,7 @@ class Worker:
         self._wanted = asyncio.Event()
         self._interruptible = False
         self._draining = False
+        self._stopping: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -178,9 +179,12 @@ class Worker:
 
     async def stop_taking(self) -> None:
         """The first half of `close`: take nothing new, hand back what has not begun. What runs goes on."""
-        if self._draining:
-            return
-        self._draining = True
+        if self._stopping is None:
+            self._draining = True
+            self._stopping = asyncio.create_task(self._stop_taking(), name=f"dispatcher drain {self.name}")
+        await asyncio.shield(self._stopping)
+
+    async def _stop_taking(self) -> None:
         self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running, self.runs.overrunning))
         if self._beginning is not None:
             self._beginning.cancel()
