@@ -17,8 +17,6 @@ from dispatcher.brokers.base import Broker, BrokerEvent, Consumer, Delivery, Mes
 from dispatcher.brokers.memory import MemoryBroker, MemorySession
 from dispatcher.brokers.sqlite import SqliteBroker
 from dispatcher.brokers.sqlite.file import connect
-from dispatcher.brokers.sqlite.liveness import monotonic_ms
-from dispatcher.brokers.sqlite.members import LEASE_MS
 from dispatcher.model.topology import DeclareMode, Queue, Topology
 
 T = TypeVar("T")
@@ -70,9 +68,10 @@ async def sqlite(folder: Path) -> AsyncIterator[Rig]:
     broker = SqliteBroker(path)
 
     async def lose(session: Session, name: str) -> None:
-        # As if its process had been stopped for minutes: the next session to open finds its lease run out.
+        # As if it were of the time before the machine was started anew: the next session to open finds it dead.
         connection = connect(str(path))
-        connection.execute("UPDATE sessions SET seen_ms = ? WHERE name = ?", (monotonic_ms() - 2 * LEASE_MS, name))
+        connection.execute("UPDATE sessions SET boot_id = 'another' WHERE name = ?", (name,))
+        connection.execute("UPDATE state SET epoch = epoch + 1")
         connection.close()
         reaper = await broker.connect(name="reaper", on_event=lambda event: None)
         await reaper.close()

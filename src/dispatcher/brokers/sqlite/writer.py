@@ -118,6 +118,8 @@ class Writer:
             batch = self._current = self._next(engine)
             if not batch and self._stopping:
                 return
+            if not batch and self._loop.is_closed():  # with nothing to tell, it would never notice
+                raise _LoopGone
             results = Results()
             try:
                 engine.turn(batch, results)
