@@ -25,9 +25,9 @@ def ack_before_run() -> None:
     """The delivery is acked as its function starts, not when it has ended."""
     start: Any = Execution.start
 
-    def faulty(self: Execution, run: Any, ready: Any, on_end: Any) -> None:
+    def faulty(self: Execution, run: Any, *rest: Any) -> None:
         run.item.delivery.ack()
-        start(self, run, ready, on_end)
+        start(self, run, *rest)
 
     Execution.start = faulty  # type: ignore[method-assign]
 
