@@ -71,7 +71,7 @@ CASES = (
             f"Dispatcher, {what}, limit {limit}",
             f"{OURS}:drain",
             {"kind": kind, "count": 20_000, "limit": limit},
-            f"claim and ack, {FSYNC}",
+            "claim and ack, synced within 250 ms",
         )
         for kind, what in (("coroutine", "coroutines"), ("function", "plain functions"))
         for limit in (32, 250)
