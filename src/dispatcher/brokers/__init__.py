@@ -58,7 +58,17 @@ def redact_url(url: str) -> str:
     """`url` without user names, passwords and parameter values; takes what is no valid URL, too."""
     # Up to the last "@": a password with an unescaped "/", "@" or "?" in it must not escape either.
     place, mark, query = _USER_INFO.sub(r"\1***@", url).partition("?")
-    return place + mark + _PARAMETER_VALUE.sub("=***", query)
+    scheme, separator, rest = place.partition("://")
+    hosts, slash, path = rest.partition("/")
+    hosts = ",".join(_redact_port(host) for host in hosts.split(","))
+    return scheme + separator + hosts + slash + path + mark + _PARAMETER_VALUE.sub("=***", query)
+
+
+def _redact_port(host: str) -> str:
+    """`amqp://user:secret`, the host forgotten: what stands there in the place of a port is none."""
+    name, colon, port = host.partition(":")
+    is_port = port.isascii() and port.isdigit() and int(port) <= 65535
+    return host if not colon or host.startswith("[") or is_port else f"{name}:***"
 
 
 def _place(url: str) -> str:

@@ -68,7 +68,8 @@ class Delivery(Protocol):
     """One handing-over of a message to one consumer.
 
     `redelivered`: the broker says that it may have been delivered before (False is sure, True is a hint).
-    `delivery_count`: how many holders were lost with it before this delivery; 0 where the broker does not count.
+    `delivery_count`: how many holders were lost with it before this delivery; None for a redelivery of a queue whose
+    broker does not count them (RabbitMQ's classic queues).
     `headers` is never None.
     """
 
@@ -89,7 +90,7 @@ class Delivery(Protocol):
     @property
     def redelivered(self) -> bool: ...
     @property
-    def delivery_count(self) -> int: ...
+    def delivery_count(self) -> int | None: ...
 
     def ack(self) -> None:
         """It is done with: the broker forgets it. Raises `DeliveryLost` after its session ended or when settled before."""
@@ -105,8 +106,11 @@ class Consumer(Protocol):
 
     Iteration ends after `stop()` or when the session is lost, and raises `ConsumerCancelled` when the broker ended
     this consumer alone. Deliveries stay settleable after it ended, as long as the session lives.
+    `delivery_timeout_seconds`: after how long the broker takes back a delivery that is not settled; None for never.
     """
 
+    @property
+    def delivery_timeout_seconds(self) -> float | None: ...
     def __aiter__(self) -> AsyncIterator[Delivery]: ...
     async def __anext__(self) -> Delivery: ...
 

@@ -10,6 +10,9 @@ __all__ = [
     "ATTEMPT",
     "BROKER_DEATH_HEADERS",
     "DEAD_AT",
+    "DELAY_DUE",
+    "DELAY_PREFIX",
+    "DELAY_TO",
     "ERROR",
     "ERROR_TYPE",
     "ETA",
@@ -17,6 +20,7 @@ __all__ = [
     "EXPIRES_AT",
     "FIRST_PUBLISHED_AT",
     "PREFIX",
+    "PUBLISH",
     "QUEUE",
     "REASON",
     "REASON_TEXT",
@@ -45,6 +49,14 @@ DEAD_AT = PREFIX + "dead-at"
 EXCHANGE = PREFIX + "exchange"  # where it was first published to
 ROUTING_KEY = PREFIX + "routing-key"
 QUEUE = PREFIX + "queue"  # the queue it died in
+
+# On the wire of RabbitMQ only; no delivery shows them.
+PUBLISH = (
+    PREFIX + "publish"
+)  # int, the publisher's own number of this publish: a message that comes back is known by it
+DELAY_PREFIX = PREFIX + "delay-"  # with the number of a level of the delay ladder: true if the message waits there
+DELAY_TO = DELAY_PREFIX + "to"  # the exchange it goes to then; absent: to the queue that its routing key names
+DELAY_DUE = DELAY_PREFIX + "due"  # when
 
 BROKER_DEATH_HEADERS = (
     "x-death",

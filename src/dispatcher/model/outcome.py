@@ -10,7 +10,8 @@
     Rejected / Discarded .................... DeadLetter "rejected" / Ack
     Undecodable, BadArguments ............... DeadLetter "undecodable", "bad_arguments"
     Unknown ................................. OfferAgain, after some minutes DeadLetter "unknown_task"
-    Expired, Cancelled, LimitReached ........ DeadLetter "expired", "cancelled", "delivery_limit"
+    Expired, Cancelled ...................... DeadLetter "expired", "cancelled"
+    Redelivered ............................. CountRedelivery, beyond the limit DeadLetter "delivery_limit"
     CutShort ................................ HandBack
 """
 
@@ -31,17 +32,18 @@ __all__ = [
     "Ack",
     "BadArguments",
     "Cancelled",
+    "CountRedelivery",
     "CutShort",
     "DeadLetter",
     "Discard",
     "Discarded",
     "Expired",
     "HandBack",
-    "LimitReached",
     "OfferAgain",
     "Outcome",
     "Raised",
     "Reason",
+    "Redelivered",
     "Reject",
     "Rejected",
     "Result",
@@ -195,10 +197,11 @@ class Cancelled(msgspec.Struct, frozen=True):
     text: str
 
 
-class LimitReached(msgspec.Struct, frozen=True):
-    """More holders died with it than the queue's delivery limit allows."""
+class Redelivered(msgspec.Struct, frozen=True):
+    """A holder was lost with it, the `redeliveries`-th in all, and its queue is of a kind whose broker does not count."""
 
-    text: str
+    redeliveries: int
+    delivery_limit: int
 
 
 class CutShort(msgspec.Struct, frozen=True):
@@ -216,7 +219,7 @@ Result: TypeAlias = (
     | Unknown
     | Expired
     | Cancelled
-    | LimitReached
+    | Redelivered
     | CutShort
 )
 
@@ -256,6 +259,12 @@ class OfferAgain(msgspec.Struct, frozen=True):
     delay_seconds: float
 
 
+class CountRedelivery(msgspec.Struct, frozen=True):
+    """Publish a copy that carries the count to the same queue, then ack: the task runs when the copy comes."""
+
+    redeliveries: int
+
+
 class DeadLetter(msgspec.Struct, frozen=True):
     """Publish a copy to the dead letters with its reason, then ack."""
 
@@ -264,7 +273,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-Outcome: TypeAlias = Ack | HandBack | RetryLater | SnoozeLater | OfferAgain | DeadLetter
+Outcome: TypeAlias = Ack | HandBack | RetryLater | SnoozeLater | OfferAgain | CountRedelivery | DeadLetter
 
 ACK = Ack()
 HAND_BACK = HandBack()
@@ -293,8 +302,10 @@ def decide(result: Result, policy: RetryRule | None, attempt: int) -> Outcome:
             return DeadLetter("expired", text)
         case Cancelled(text=text):
             return DeadLetter("cancelled", text)
-        case LimitReached(text=text):
-            return DeadLetter("delivery_limit", text)
+        case Redelivered(redeliveries=count, delivery_limit=limit):
+            if count > limit:
+                return DeadLetter("delivery_limit", f"{count} holders died with it; the limit is {limit}")
+            return CountRedelivery(count)
         case CutShort():
             return HAND_BACK
 

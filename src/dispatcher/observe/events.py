@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "ObserverFailed",
     "ProcessReplaced",
+    "RedeliveryCounted",
     "SettleFailed",
     "TaskDiscarded",
     "TaskEvent",
@@ -33,6 +34,7 @@ __all__ = [
     "TaskSnoozed",
     "TaskStarted",
     "TaskSucceeded",
+    "TasksMayOutlast",
     "WorkerDraining",
     "WorkerEvent",
     "WorkerFull",
@@ -116,6 +118,14 @@ class TaskOffered(TaskEvent, frozen=True):
     delay_seconds: float
 
 
+class RedeliveryCounted(TaskEvent, frozen=True):
+    """A holder was lost with it, and its broker does not count that: a copy that does was accepted in its place."""
+
+    name = "task.redelivery_counted"
+    level = logging.WARNING
+    redeliveries: int
+
+
 class TaskReturnedError(Event, frozen=True):
     """Its function returned an exception object instead of raising it; that counts as success. Told once per task."""
 
@@ -189,6 +199,15 @@ class WorkerStarted(WorkerEvent, frozen=True):
     tasks: int
 
 
+class TasksMayOutlast(WorkerEvent, frozen=True):
+    """These tasks may run for longer than the broker leaves a delivery with a worker: it would deliver them again."""
+
+    name = "worker.tasks_may_outlast"
+    level = logging.WARNING
+    tasks: str
+    delivery_timeout_seconds: float
+
+
 class WorkerDraining(WorkerEvent, frozen=True):
     """It takes nothing new and waits for `running` tasks, and for `overrunning` ones that passed their timeout."""
 
@@ -246,10 +265,12 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     TaskSettledElsewhere,
     SettleFailed,
     WorkerStarted,
+    TasksMayOutlast,
     WorkerDraining,
     WorkerStopped,
     WorkerFull,
     ProcessReplaced,
+    RedeliveryCounted,
     ObserverFailed,
 )
 """Every event of tasks and workers; those of connections are `dispatcher.brokers.base.BrokerEvent`."""

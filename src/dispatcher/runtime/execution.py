@@ -17,7 +17,7 @@ from ..brokers.base import Delivery
 from ..errors import ArgumentError, DecodeError, TaskError, TaskTimeout
 from ..model import headers as names
 from ..model.codec import decode_body
-from ..model.outcome import BadArguments, CutShort, Expired, Raised, Result, Returned, Undecodable, Unknown
+from ..model.outcome import BadArguments, CutShort, Expired, Raised, Redelivered, Result, Returned, Undecodable, Unknown
 from ..model.retry import Failure
 from ..observe.context import CurrentTask
 from ..observe.events import ProcessReplaced, TaskReturnedError
@@ -98,13 +98,25 @@ OnEnd: TypeAlias = Callable[[Run, Result], None]
 
 
 class Execution:
-    """The executors of one worker. `limit` is how many functions may be running in each, overrunning ones included."""
+    """The executors of one worker. `limit` is how many functions may be running in each, overrunning ones included.
 
-    def __init__(self, hub: EventHub, middleware: Sequence[Middleware], *, limit: int, max_body_bytes: int) -> None:
+    `delivery_limit`: how many holders may be lost with a message of its queue, where the broker does not count them.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        middleware: Sequence[Middleware],
+        *,
+        limit: int,
+        max_body_bytes: int,
+        delivery_limit: int,
+    ) -> None:
         self._hub = hub
         self._middleware = tuple(middleware)
         self._limit = limit
         self._max_body_bytes = max_body_bytes
+        self._delivery_limit = delivery_limit
         self._warned: set[str] = set()
         self._loop_executor = CoroutineExecutor()
         self._executors: dict[Place, Executor] = {"loop": self._loop_executor}
@@ -119,6 +131,9 @@ class Execution:
             body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
         except DecodeError as error:
             return Refused(delivery.uuid, "", attempt, Undecodable(str(error)))
+        if delivery.redelivered and delivery.delivery_count is None:
+            redeliveries = _redeliveries(headers) + 1
+            return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries, self._delivery_limit))
         task = tasks.get(body.name)
         if task is None:
             return Refused(body.uuid, body.name, attempt, Unknown(_known_for_seconds(headers)))
@@ -247,6 +262,11 @@ def timed_out(name: str, timeout_seconds: float) -> Raised:
 def _attempt(value: object) -> int:
     """The attempt header; absent, or a stranger's nonsense, is the first."""
     return value if type(value) is int and value >= 1 else 1
+
+
+def _redeliveries(headers: Mapping[str, Any]) -> int:
+    count = headers.get(names.REDELIVERIES)
+    return count if type(count) is int and count >= 0 else 0
 
 
 def _known_for_seconds(headers: Mapping[str, Any]) -> float:

@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from ..brokers import open_broker
+from ..brokers import open_broker, redact_url
 from ..brokers.base import Broker, Inspector, Session
 from ..errors import (
     BrokerUnavailable,
@@ -93,6 +93,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         self._check_numbers()
         self._check_tls()
 
+    def __repr__(self) -> str:
+        return f"ServerConfig(url={redact_url(self.url)!r}, exchange={self.exchange!r}, …)"
+
     def _check_numbers(self) -> None:
         if self.reconnection_retries is not None:
             if self.reconnection_retries_forever:
@@ -117,7 +120,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_tls(self) -> None:
         given = [what for what in ("tls_config", "secure_connection", "insecure_skip_verify") if getattr(self, what)]
-        if given and not self.url.startswith(("amqp://", "amqps://")):
+        if given and not self.url.lower().startswith(("amqp://", "amqps://")):
             scheme = self.url.partition(":")[0]
             raise ConfigError(f"{given[0]}: expected an amqp:// or amqps:// URL with it, got {scheme}:")
 
@@ -309,6 +312,7 @@ class Server:
                 self.config.middleware,
                 limit=config.limit + (config.max_overrunning or config.limit),
                 max_body_bytes=self.config.max_body_bytes,
+                delivery_limit=self._queues.get(config.queue, Queue(config.queue)).delivery_limit,
             ),
             settler=Settler(self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds),
             slots=slots,

@@ -15,10 +15,11 @@ from typing import Any
 from ..brokers.base import Delivery, Message, Session
 from ..errors import ConnectionLost, DeliveryLost, DispatcherError
 from ..model import headers as names
-from ..model.outcome import Ack, DeadLetter, HandBack, OfferAgain, Outcome, RetryLater, SnoozeLater
+from ..model.outcome import Ack, CountRedelivery, DeadLetter, HandBack, OfferAgain, Outcome, RetryLater, SnoozeLater
 from ..model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
 from ..observe.events import (
     DeadLettered,
+    RedeliveryCounted,
     SettleFailed,
     TaskDiscarded,
     TaskHandedBack,
@@ -111,6 +112,8 @@ class Settler:
                 self._emit(TaskSnoozed, item, delay_seconds)
             case OfferAgain():
                 self._emit(TaskOffered, item, delay_seconds)
+            case CountRedelivery(redeliveries=redeliveries):
+                self._emit(RedeliveryCounted, item, redeliveries)
             case DeadLetter(reason=reason, text=text):
                 self._emit(DeadLettered, item, reason, text)
 
@@ -138,6 +141,9 @@ def _copy(item: Unsettled, outcome: Outcome, now: float) -> tuple[Message, float
             headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
         case OfferAgain(delay_seconds=delay_seconds):
             headers.setdefault(names.UNKNOWN_SINCE, int(now * 1000))
+        case CountRedelivery(redeliveries=redeliveries):
+            headers[names.REDELIVERIES] = redeliveries
+            return _message(item, DELAY_EXCHANGE, headers, None), 0.0
         case DeadLetter():
             return _dead_copy(item, outcome, headers, now), 0.0
         case _:

@@ -15,7 +15,7 @@ import msgspec
 from ..brokers.base import Consumer, Delivery, Session
 from ..errors import ConfigError, ConnectionLost, ConsumerCancelled, DispatcherError, StorageError, TopologyMismatch
 from ..model.topology import check_name
-from ..observe.events import WorkerDraining, WorkerStarted, WorkerStopped
+from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
 from .execution import Execution
 from .registry import Registry, TaskConfig
@@ -26,6 +26,7 @@ from .slots import Slots
 __all__ = ["Worker", "WorkerConfig", "WorkerHost"]
 
 CONSUME_RETRY_SECONDS = 1.0
+NAMED_TASKS = 5
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
@@ -245,6 +246,7 @@ class Worker:
             WorkerStarted(self.name, self.config.queue, self.config.limit, self.prefetch, len(self.registry))
         )
         if not started.done():
+            self._warn_of_long_tasks(consumer.delivery_timeout_seconds)
             started.set_result(None)
         try:
             async for delivery in consumer:
@@ -255,6 +257,21 @@ class Worker:
         finally:
             if session.closed.done():
                 self.runs.orphan(session)
+
+    def _warn_of_long_tasks(self, bound_seconds: float | None) -> None:
+        """Say which tasks may run for longer than the broker leaves a delivery unsettled."""
+        if bound_seconds is None:
+            return
+        long = [
+            name
+            for name, task in sorted(self.registry.items())
+            if task.timeout_seconds is None or task.timeout_seconds > bound_seconds
+        ]
+        if long:
+            named = ", ".join(long[:NAMED_TASKS]) + (
+                f" and {len(long) - NAMED_TASKS} more" if long[NAMED_TASKS:] else ""
+            )
+            self._hub.emit(TasksMayOutlast(self.name, self.config.queue, named, bound_seconds))
 
     def _take(self, session: Session, delivery: Delivery) -> None:
         """Begin a delivery at once if it may, else let it wait for its slot."""

@@ -81,6 +81,8 @@ class MemoryDelivery:
 class MemoryConsumer:
     """The deliveries of one queue. See `brokers.base.Consumer`."""
 
+    delivery_timeout_seconds = None
+
     def __init__(self, session: MemorySession, queue: QueueState, prefetch: int, held: dict[int, Entry]) -> None:
         self._session = session
         self._stopped = False

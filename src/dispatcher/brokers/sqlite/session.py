@@ -102,6 +102,8 @@ class SqliteDelivery:
 class SqliteConsumer:
     """The deliveries of one queue. See `brokers.base.Consumer`."""
 
+    delivery_timeout_seconds = None
+
     def __init__(self, session: SqliteSession, queue: str, prefetch: int) -> None:
         self.session = session
         self.window = Window(self, queue, prefetch)
