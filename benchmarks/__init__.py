@@ -2,7 +2,8 @@
 
     python -m benchmarks [--only NAME] [--rounds N] [--million] [--write]
 
-`catalogue` lists the cases, `dispatcher_cases`, `peer_cases` and `processes` measure them, each in a child process of
-its own (`child`) with a fresh database file. `report` makes tables, `targets` compares with what was aimed for.
-Nothing here is part of the installed package.
+`catalogue` lists the cases, `surroundings` finds what they need. `dispatcher_cases`, `peer_cases` and `processes` measure
+task queues, the modules named `amqp_…` AMQP clients; each case runs in a child process of its own (`child`) with a
+fresh database file or queue. `report` makes tables, `targets` compares with what was aimed for. Nothing here is part of
+the installed package.
 """

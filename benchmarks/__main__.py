@@ -18,6 +18,7 @@ from .catalogue import CASES, MILLION, Case
 from .report import file_system, markdown, write
 from .results import Results
 from .samples import Sample
+from .surroundings import Surroundings
 
 __all__ = ["main"]
 
@@ -38,9 +39,11 @@ def main(only: str, rounds: int, million: bool, write_page: bool) -> None:
         raise click.UsageError(f"no case starts with {only!r}; there are: {', '.join(case.name for case in CASES)}")
     _compile_package()
     with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=_disk()) as scratch:
-        results, failed = _run(cases, rounds, Path(scratch))
+        surroundings = Surroundings.of(cases, Path(scratch))
+        results, failed = _run(cases, rounds, Path(scratch), surroundings)
         command = "python -m benchmarks" + "".join(f" {word}" for word in sys.argv[1:])
-        report = markdown(results, command, Path(scratch), rounds)
+        rabbitmq = surroundings.rabbitmq.version if surroundings.rabbitmq else ""
+        report = markdown(results, command, Path(scratch), rounds, rabbitmq)
     click.echo(report)
     if failed:
         raise click.ClickException(f"not measured: {', '.join(failed)}; what they said is above")
@@ -68,7 +71,7 @@ def _disk() -> Path:
     return folder
 
 
-def _run(cases: list[Case], rounds: int, scratch: Path) -> tuple[Results, list[str]]:
+def _run(cases: list[Case], rounds: int, scratch: Path, surroundings: Surroundings) -> tuple[Results, list[str]]:
     """The samples, and the cases that failed. One that failed is not tried again in the next round."""
     results = Results()
     failed: list[str] = []
@@ -76,7 +79,15 @@ def _run(cases: list[Case], rounds: int, scratch: Path) -> tuple[Results, list[s
         for case in cases:
             if case.name in failed or (case.once and number > 1):
                 continue
-            sample = _measure(case, scratch / f"{case.name.replace('/', '-')}-{number}")
+            if reason := surroundings.lacks(case):
+                results.unmet[case.name] = reason
+                continue
+            name = f"{case.name.replace('/', '-')}-{number}"
+            variables = surroundings.variables(case, scratch / name, f"dispatcher.bench.{os.getpid()}.{name}")
+            try:
+                sample = _measure(case, scratch / name, variables)
+            finally:
+                surroundings.clean(case, variables["BENCH_QUEUE"])
             if sample is None:
                 failed.append(case.name)
                 continue
@@ -85,20 +96,18 @@ def _run(cases: list[Case], rounds: int, scratch: Path) -> tuple[Results, list[s
     return results, failed
 
 
-def _measure(case: Case, folder: Path) -> Sample | None:
+def _measure(case: Case, folder: Path, variables: dict[str, str]) -> Sample | None:
     """One measurement in a new folder, which is deleted afterwards; None, and its errors shown, if it failed."""
     folder.mkdir()
-    environment = {
-        **os.environ,
-        "BENCH_FILE": str(folder / "bench.db"),
-        "BENCH_FSYNC": "1" if case.huey_fsync else "0",
-        "BENCH_COUNT": "0",
-        "BENCH_PIPE": "-1",
-    }
     words = [sys.executable, "-m", "benchmarks.child", case.does, msgspec.json.encode(case.options).decode()]
     try:
         done = subprocess.run(
-            words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=CASE_DEADLINE_SECONDS
+            words,
+            env={**os.environ, **variables},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=CASE_DEADLINE_SECONDS,
         )
         if done.returncode == 0:
             return msgspec.json.decode(done.stdout, type=Sample)

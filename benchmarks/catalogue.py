@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,11 +12,14 @@ FSYNC = "fsync a commit"
 NO_SYNC = "no fsync"
 NORMAL = "fsync at checkpoints"
 
+Need = Literal["rabbitmq", "librabbitmq"]
+
 
 class Case(msgspec.Struct, frozen=True):
     """`name` is `group/who`. `does` names the function, `module:function`, `options` its arguments.
 
-    `once`: measured in the first round only, because it takes long and hardly varies.
+    `once`: measured in the first round only, because it takes long and hardly varies. `needs`: what there must be besides
+    Python; without it the case says that it was not measured. `note`: its settings, told below its table.
     """
 
     name: str
@@ -26,29 +29,70 @@ class Case(msgspec.Struct, frozen=True):
     durability: str = ""
     once: bool = False
     huey_fsync: bool = False
+    needs: tuple[Need, ...] = ()
+    note: str = ""
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The cases of one table. `peers` starts the names of those that Dispatcher's rates are divided by: the best one."""
+    """The cases of one table, of rates (`what` a second, CPU for so many) or of figures.
+
+    `peers` starts the names of those that Dispatcher's rates are divided by: the best one. `note` stands below the table.
+    """
 
     name: str
     title: str
     peers: str = ""
     peers_title: str = ""
+    is_rates: bool = True
+    what: str = "tasks"
+    cpu_for: int = 10_000
+    note: str = ""
 
 
 GROUPS = (
     Group("publish", "Publish one by one, each awaited", "publish/huey-fsync", "huey fsync"),
     Group("in-flight", "Publish with 100 in flight", "in-flight/huey", "huey no fsync"),
     Group("drain", "Drain no-op tasks, one worker process", "drain/huey", "best huey"),
-    Group("latency", "From `send` to the function's start, another process"),
-    Group("start", "Starting"),
-    Group("idle", "Having nothing to do"),
-    Group("growth", "Cost of a task while others wait in the queue"),
+    Group("rabbitmq", "Dispatcher on RabbitMQ: a quorum queue, confirms, everything through its public interface"),
+    Group(
+        "amqp-publish",
+        "AMQP clients: publish to a quorum queue, each publish confirmed",
+        "amqp-publish/aio-pika",
+        "aio-pika",
+        what="messages",
+        cpu_for=100_000,
+        note="All: 100 bytes of body, content type, message id, three headers; persistent, mandatory; 1,000 publishes wait"
+        " for their confirm. Afterwards the queue holds every message.",
+    ),
+    Group(
+        "amqp-consume",
+        "AMQP clients: consume from a quorum queue and ack",
+        "amqp-consume/aio-pika",
+        "aio-pika",
+        what="messages",
+        cpu_for=100_000,
+        note="All: the same messages, of which every property and header is read; a prefetch of 1,000,"
+        " with which each is as fast as without any. Afterwards the queue is empty.",
+    ),
+    Group("latency", "From `send` to the function's start, another process", is_rates=False),
+    Group("start", "Starting", is_rates=False),
+    Group("idle", "Having nothing to do", is_rates=False),
+    Group("growth", "Cost of a task while others wait in the queue", is_rates=False),
 )
 
 OURS = "dispatcher_cases"
 PEERS = "peer_cases"
+
+WINDOW_NOTE = "the window is filled again when it is half empty"
+COROUTINES_NOTE = "1,000 coroutines, each of which awaits its publish"
+ACKS_NOTE = "one ack for 50 deliveries"
+
+
+def _amqp(name: str, title: str, does: str, count: int, note: str) -> Case:
+    """A case of one AMQP client."""
+    needs: tuple[Need, ...] = ("rabbitmq", "librabbitmq") if name.endswith("librabbitmq") else ("rabbitmq",)
+    return Case(f"amqp-{name}", title, f"amqp_{does}", {"count": count}, needs=needs, note=note)
+
 
 CASES = (
     Case("publish/sqlite", "bare SQLite insert", f"{PEERS}:sqlite_insert", {"count": 3000}, FSYNC),
@@ -93,6 +137,76 @@ CASES = (
         {"count": 3000},
         f"ack, {NORMAL}",
     ),
+    Case(
+        "rabbitmq/publish-100",
+        "publish, 100 publishers",
+        f"{OURS}:publish",
+        {"count": 10_000, "publishers": 100},
+        needs=("rabbitmq",),
+    ),
+    Case("rabbitmq/publish-many", "`publish_many`", f"{OURS}:publish_many", {"count": 20_000}, needs=("rabbitmq",)),
+    *(
+        Case(
+            f"rabbitmq/drain-{kind}-{limit}",
+            f"drain, {what}, limit {limit}",
+            f"{OURS}:drain",
+            {"kind": kind, "count": 20_000, "limit": limit},
+            needs=("rabbitmq",),
+        )
+        for kind, what in (("coroutine", "coroutines"), ("function", "plain functions"))
+        for limit in (32, 250)
+    ),
+    _amqp(
+        "publish/dispatcher",
+        "Dispatcher",
+        "dispatcher:publish",
+        30_000,
+        f"asyncio, callbacks; {WINDOW_NOTE}; a fourth header numbers the publish, so that a return can be told from others.",
+    ),
+    _amqp("publish/pika", "pika", "pika:publish", 15_000, f"`SelectConnection`, callbacks; {WINDOW_NOTE}."),
+    _amqp(
+        "publish/py-amqp",
+        "py-amqp",
+        "blocking:pyamqp_publish",
+        8000,
+        f"`confirm_select`, confirms by `drain_events`; {WINDOW_NOTE}; `connection.blocked` is not negotiated, so that a"
+        " publish need not look for it first.",
+    ),
+    _amqp("publish/aiormq", "aiormq", "asyncio:aiormq_publish", 5000, f"asyncio; {COROUTINES_NOTE}."),
+    _amqp("publish/aio-pika", "aio-pika", "asyncio:aio_pika_publish", 5000, f"asyncio, `connect`; {COROUTINES_NOTE}."),
+    _amqp(
+        "publish/librabbitmq", "librabbitmq (C)", "blocking:librabbitmq_publish", 30_000, f"one thread; {WINDOW_NOTE}."
+    ),
+    _amqp(
+        "consume/dispatcher",
+        "Dispatcher",
+        "dispatcher:consume",
+        30_000,
+        "asyncio, a callback; each delivery is acked, and the client joins the acks of one turn of the event loop.",
+    ),
+    _amqp("consume/pika", "pika", "pika:consume", 15_000, f"`SelectConnection`, a callback; {ACKS_NOTE}."),
+    _amqp("consume/py-amqp", "py-amqp", "blocking:pyamqp_consume", 8000, f"`drain_events`, a callback; {ACKS_NOTE}."),
+    _amqp(
+        "consume/aiormq",
+        "aiormq",
+        "asyncio:aiormq_consume",
+        8000,
+        f"asyncio, a coroutine; {ACKS_NOTE}, which is not waited for.",
+    ),
+    _amqp(
+        "consume/aio-pika",
+        "aio-pika",
+        "asyncio:aio_pika_consume",
+        8000,
+        f"asyncio, `connect`, a coroutine; {ACKS_NOTE}.",
+    ),
+    _amqp(
+        "consume/librabbitmq",
+        "librabbitmq (C)",
+        "blocking:librabbitmq_consume",
+        30_000,
+        f"one thread, `amqp_consume_message`; {ACKS_NOTE}.",
+    ),
     Case("latency/dispatcher", "Dispatcher, 200 tasks/s", f"{OURS}:latency", {"count": 800, "per_second": 200}, FSYNC),
     Case(
         "latency/huey",
@@ -108,12 +222,33 @@ CASES = (
         {"count": 60, "per_second": 20},
         FSYNC,
     ),
+    Case(
+        "latency/rabbitmq",
+        "Dispatcher on RabbitMQ, 200 tasks/s",
+        f"{OURS}:latency",
+        {"count": 800, "per_second": 200},
+        needs=("rabbitmq",),
+    ),
     Case("start/dispatcher", "Dispatcher, worker process to first task", f"{OURS}:start"),
+    Case(
+        "start/rabbitmq",
+        "Dispatcher on RabbitMQ, worker process to first task",
+        f"{OURS}:start",
+        needs=("rabbitmq",),
+    ),
     Case("start/huey", "huey, consumer process to first task", f"{PEERS}:huey_start"),
     Case("start/commands", "Dispatcher, without a worker", f"{OURS}:without_worker"),
     Case("idle/dispatcher-1", "Dispatcher, 1 worker process", f"{OURS}:idle", {"processes": 1}, once=True),
     Case(
         "idle/dispatcher-4", "Dispatcher, 4 worker processes on one file", f"{OURS}:idle", {"processes": 4}, once=True
+    ),
+    Case(
+        "idle/rabbitmq-1",
+        "Dispatcher on RabbitMQ, 1 worker process",
+        f"{OURS}:idle",
+        {"processes": 1},
+        once=True,
+        needs=("rabbitmq",),
     ),
     *(
         Case(f"growth/{waiting}", f"{waiting:,} waiting", f"{OURS}:growth", {"waiting": waiting, "count": 5000}, FSYNC)

@@ -1,4 +1,7 @@
-"""The app that Dispatcher's cases publish to and work on, with its features on: headers, retries, an observer."""
+"""The app that Dispatcher's cases publish to and work on, with its features on: headers, retries, an observer.
+
+`$BENCH_URL` and `$BENCH_QUEUE` say on which broker, and what its exchange and queue are called.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from .samples import Meter
 
 __all__ = ["HEADERS", "QUEUE", "app", "coroutine", "function", "timed"]
 
-QUEUE = "bench"
+QUEUE = os.environ["BENCH_QUEUE"]
 HEADERS = {"tenant": "acme", "request": "5f2b1c9e"}
 
 
@@ -26,7 +29,8 @@ class EventCounter:
 
 
 app = Dispatcher(
-    f"sqlite:///{os.environ['BENCH_FILE']}",
+    os.environ["BENCH_URL"],
+    exchange=QUEUE,
     default_queue=QUEUE,
     retry=RetryPolicy(max_attempts=5),
     observers=[EventCounter()],

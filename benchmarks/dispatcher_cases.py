@@ -1,4 +1,4 @@
-"""Dispatcher's own cases. Each function is one measurement, run alone in a process with an empty folder."""
+"""Dispatcher's own cases. Each function is one measurement, run alone in a process with an empty folder or queue."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from .dispatcher_app import HEADERS, QUEUE, app, coroutine, function, timed
-from .processes import DISPATCHER_WORKER, cpu_seconds, started, wall_seconds
-from .samples import Sample, Stopwatch, resident_mb
+from .processes import DISPATCHER_WORKER, started, wall_seconds
+from .samples import Sample, Stopwatch, cpu_seconds, resident_mb
 
 __all__ = ["drain", "growth", "idle", "latency", "publish", "publish_many", "start", "without_worker"]
 
@@ -57,7 +57,7 @@ def publish_many(count: int) -> Sample:
 
 
 def drain(kind: str, count: int, limit: int) -> Sample:
-    """One worker process takes, runs and acks `count` no-op tasks that wait in the file. None may be left over."""
+    """One worker process takes, runs and acks `count` no-op tasks that wait. None may be left over."""
     asyncio.run(_filled(kind, count))
     with started([*DISPATCHER_WORKER, "-c", str(limit)], count) as worker:
         sample = worker.sample()
@@ -89,7 +89,7 @@ def growth(waiting: int, count: int) -> Sample:
 
 
 def start() -> Sample:
-    """From starting a worker process to the first line of the first task, which waits in the file."""
+    """From starting a worker process to the first line of the first task, which waits."""
     asyncio.run(_filled("coroutine", 1))
     with started(DISPATCHER_WORKER, 1) as worker:
         sample = worker.sample()

@@ -16,7 +16,7 @@ import msgspec
 
 from .samples import Sample
 
-__all__ = ["DISPATCHER_WORKER", "WorkerProcess", "cpu_seconds", "huey_worker", "started", "wall_seconds"]
+__all__ = ["DISPATCHER_WORKER", "WorkerProcess", "huey_worker", "started", "wall_seconds"]
 
 DEADLINE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
@@ -86,8 +86,3 @@ def wall_seconds(words: Sequence[str]) -> float:
     begun = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     return time.perf_counter() - begun
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, all threads, to the nanosecond. Needs /proc: Linux."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9

@@ -20,20 +20,19 @@ BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -
 END = "<!-- end of measured -->"
 
 
-def markdown(results: Results, command: str, folder: Path, rounds: int) -> str:
-    """The whole report."""
-    lines = [*_machine(command, folder, rounds), "", "### Targets", *_targets(results)]
+def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq: str = "") -> str:
+    """The whole report. `rabbitmq`: its version, empty if none was measured."""
+    lines = [*_machine(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
     for group in GROUPS:
         cases = [
-            case for case in (*CASES, MILLION) if case.name.startswith(group.name + "/") and results.has(case.name)
+            case
+            for case in (*CASES, MILLION)
+            if case.name.startswith(group.name + "/") and (results.has(case.name) or case.name in results.unmet)
         ]
         if cases:
             lines += ["", f"### {group.title}"]
-            lines += (
-                _figures(results, cases)
-                if results.figures(cases[0].name) and not group.peers
-                else _rates(results, group, cases)
-            )
+            lines += _rates(results, group, cases) if group.is_rates else _figures(results, cases)
+            lines += _notes(group, cases)
     return "\n".join(lines) + "\n"
 
 
@@ -56,14 +55,18 @@ def file_system(folder: Path) -> str:
     return max(found, key=lambda mount: len(mount[0]))[1]
 
 
-def _machine(command: str, folder: Path, rounds: int) -> list[str]:
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("dispatcher-queue", "huey", "litequeue", "msgspec"))
+MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
+
+
+def _machine(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
+    versions = ", ".join(f"{name} {_version(name)}" for name in MEASURED)
+    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
     return [
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {rounds} interleaved rounds; medians, with the least and the most in"
         " brackets.",
         "",
         f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {versions}.",
+        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}.",
     ]
 
 
@@ -89,29 +92,50 @@ def _targets(results: Results) -> Iterator[str]:
 
 
 def _rates(results: Results, group: Group, cases: list[Case]) -> Iterator[str]:
-    ratio_title = f" times {group.peers_title}, same round |" if group.peers else ""
-    yield f"| | durability | tasks/s | CPU s per 10k |{ratio_title}"
-    yield "|---|---|---|---|" + ("---|" if group.peers else "")
+    """One row a case. A column that would be empty is left out: durability, the broker's CPU, the ratio to a peer."""
+    per = f"{group.cpu_for // 1000}k"
+    columns: dict[str, Callable[[Case], str]] = {}
+    if any(case.durability for case in cases):
+        columns["durability"] = lambda case: case.durability
+    columns[f"{group.what}/s"] = lambda case: _show(results.rate(case.name), "{:,.0f}".format)
+    columns[f"CPU s per {per}"] = lambda case: _show(results.cpu_for(case.name, group.cpu_for), "{:.2f}".format)
+    if any(results.broker_cpu_for(case.name, group.cpu_for) for case in cases):
+        columns[f"broker CPU s per {per}"] = lambda case: _show(
+            results.broker_cpu_for(case.name, group.cpu_for), "{:.2f}".format
+        )
+    if group.peers:
+        columns[f"times {group.peers_title}, same round"] = lambda case: _show(
+            results.ratio(case.name, group), "{:.2f}".format
+        )
+    yield f"| | {' | '.join(columns)} |"
+    yield "|---|" + "---|" * len(columns)
     for case in cases:
-        cells = [
-            case.title,
-            case.durability,
-            _show(results.rate(case.name), "{:,.0f}".format),
-            _show(results.cpu_per_10k(case.name), "{:.2f}".format),
-        ]
-        if group.peers:
-            cells.append(_show(results.ratio(case.name, group), "{:.2f}".format))
-        yield f"| {' | '.join(cells)} |"
+        yield _row(results, case, [column(case) for column in columns.values()])
 
 
 def _figures(results: Results, cases: list[Case]) -> Iterator[str]:
     names = list(dict.fromkeys(name for case in cases for name in results.figures(case.name)))
     yield f"| | {' | '.join(_title(name) for name in names)} |"
-    yield "|---|" + "---|" * len(names)
+    yield "|---|" + "---|" * max(1, len(names))
     for case in cases:
         known = results.figures(case.name)
         cells = [_show(results.figure(case.name, name), "{:.3g}".format) if name in known else "" for name in names]
-        yield f"| {case.title} | {' | '.join(cells)} |"
+        yield _row(results, case, cells)
+
+
+def _row(results: Results, case: Case, cells: list[str]) -> str:
+    if case.name in results.unmet:
+        cells = [f"not measured: {results.unmet[case.name]}", *[""] * (len(cells) - 1)]
+    return f"| {' | '.join([case.title, *cells])} |"
+
+
+def _notes(group: Group, cases: list[Case]) -> Iterator[str]:
+    """The settings of what was compared."""
+    if group.note:
+        yield from ("", group.note)
+    if any(case.note for case in cases):
+        yield ""
+    yield from (f"- {case.title}: {case.note}" for case in cases if case.note)
 
 
 UNITS = {"ms": "ms", "us": "µs", "mb": "MB", "percent": "%"}

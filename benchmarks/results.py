@@ -22,10 +22,14 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Results:
-    """Samples by case and round. A case that was not measured, or failed, has none: its figures are None."""
+    """Samples by case and round. A case that was not measured, or failed, has none: its figures are None.
+
+    `unmet`: why a case could not be measured on this machine, by its name.
+    """
 
     def __init__(self) -> None:
         self._samples: dict[str, dict[int, Sample]] = {}
+        self.unmet: dict[str, str] = {}
 
     def add(self, name: str, number: int, sample: Sample) -> None:
         self._samples.setdefault(name, {})[number] = sample
@@ -34,19 +38,25 @@ class Results:
         return name in self._samples
 
     def rate(self, name: str) -> Spread | None:
-        """Tasks a second."""
+        """Tasks or messages a second."""
         return self._spread(name, lambda sample: sample.count / sample.seconds)
 
-    def cpu_per_10k(self, name: str) -> Spread | None:
-        """CPU seconds for ten thousand tasks."""
-        return self._spread(name, lambda sample: sample.cpu_seconds / sample.count * 10_000)
+    def cpu_for(self, name: str, count: int) -> Spread | None:
+        """CPU seconds for so many."""
+        return self._spread(name, lambda sample: sample.cpu_seconds / sample.count * count)
+
+    def broker_cpu_for(self, name: str, count: int) -> Spread | None:
+        """CPU seconds of the broker's process for so many; None where it is not known, or there is no such process."""
+        samples = self._samples.get(name, {}).values()
+        used = [sample.broker_cpu_seconds / sample.count * count for sample in samples if sample.broker_cpu_seconds]
+        return _spread_of(used) if len(used) == len(samples) else None
 
     def figure(self, name: str, figure: str) -> Spread | None:
         return self._spread(name, lambda sample: sample.figures[figure])
 
     def figures(self, name: str) -> list[str]:
         """The names of the figures that a case has."""
-        return list(next(iter(self._samples[name].values())).figures)
+        return [figure for sample in list(self._samples.get(name, {}).values())[:1] for figure in sample.figures]
 
     def peer(self, group: Group) -> Case | None:
         """The fastest of the group's peers."""
@@ -60,9 +70,11 @@ class Results:
     def ratio(self, name: str, group: Group) -> Spread | None:
         """The rate of a case over that of the group's best peer, both of the same round."""
         peer = self.peer(group)
-        if peer is None or name not in self._samples:
-            return None
-        ours, theirs = self._samples[name], self._samples[peer.name]
+        return None if peer is None else self.ratio_to(name, peer.name)
+
+    def ratio_to(self, name: str, other: str) -> Spread | None:
+        """The rate of a case over that of another, both of the same round."""
+        ours, theirs = self._samples.get(name, {}), self._samples.get(other, {})
         return _spread_of(
             [
                 ours[number].count / ours[number].seconds / (theirs[number].count / theirs[number].seconds)

@@ -9,31 +9,37 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Meter", "Sample", "Stopwatch", "percentile", "resident_mb"]
+__all__ = ["Meter", "Sample", "Stopwatch", "cpu_seconds", "percentile", "resident_mb"]
 
 
 class Sample(msgspec.Struct):
     """One measurement of one case.
 
     `count` tasks took `seconds` of wall time and `cpu_seconds` of user and system time, all threads included; both are
-    zero where the case is not a rate. `figures`: everything else, by name with its unit (`p50_ms`, `resident_mb`).
+    zero where the case is not a rate. `broker_cpu_seconds` is what the broker's process took meanwhile; None where it is
+    not known. `figures`: everything else, by name with its unit (`p50_ms`, `resident_mb`).
     """
 
     count: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    broker_cpu_seconds: float | None = None
     figures: dict[str, float] = {}
 
 
 class Stopwatch:
-    """Wall and CPU time of this process since it was made."""
+    """Wall and CPU time of this process, and CPU time of the broker's (`$BENCH_BROKER_PID`), since it was made."""
 
     def __init__(self) -> None:
+        self._broker_pid = int(os.environ["BENCH_BROKER_PID"])
+        self._broker = cpu_seconds(self._broker_pid) if self._broker_pid else 0.0
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
     def sample(self, count: int) -> Sample:
-        return Sample(count, time.perf_counter() - self._wall, time.process_time() - self._cpu)
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        broker = cpu_seconds(self._broker_pid) - self._broker if self._broker_pid else None
+        return Sample(count, wall, cpu, broker)
 
 
 class Meter:
@@ -77,6 +83,11 @@ def percentile(values: list[float], percent: int) -> float:
     """The smallest of `values` that at least `percent` of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far, all threads, to the nanosecond. Needs /proc: Linux."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 def resident_mb(pid: int) -> float:

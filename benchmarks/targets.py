@@ -17,6 +17,13 @@ TIE = 1 / 1.3
 
 DRAINS = ("coroutine-32", "coroutine-250", "function-32", "function-250")
 
+CLIENTS = {
+    "publish": (("aio-pika", 4), ("pika", 1.3), ("librabbitmq", 0.9)),
+    "consume": (("aio-pika", 5), ("pika", 2), ("librabbitmq", 0.8)),
+}
+CLIENT_CPU = {"publish": 1.0, "consume": 0.6}
+"""Seconds for 100,000 messages."""
+
 
 class Verdict(msgspec.Struct, frozen=True):
     what: str
@@ -37,6 +44,11 @@ Compared = tuple[str, float | None, Literal[">=", "<="], float, str]
 
 
 def _compared(results: Results) -> Iterator[Compared]:
+    yield from _embedded(results)
+    yield from _on_rabbitmq(results)
+
+
+def _embedded(results: Results) -> Iterator[Compared]:
     yield "publish one by one, against huey with fsync", _ratio(results, "publish/dispatcher"), ">=", TIE, "{:.2f}x"
     yield "publish, 100 publishers at once", _rate(results, "in-flight/dispatcher"), ">=", 60_000, "{:,.0f}/s"
     yield "publish, `publish_many`", _rate(results, "in-flight/dispatcher-many"), ">=", 60_000, "{:,.0f}/s"
@@ -45,7 +57,7 @@ def _compared(results: Results) -> Iterator[Compared]:
     for drain in DRAINS:
         yield (
             f"worker CPU for 10k no-op tasks, {drain}",
-            _cpu(results, f"drain/dispatcher-{drain}"),
+            _cpu(results, f"drain/dispatcher-{drain}", 10_000),
             "<=",
             0.25,
             "{:.2f} s",
@@ -70,9 +82,36 @@ def _compared(results: Results) -> Iterator[Compared]:
             yield f"cost of a {what}, {waiting:,} waiting against 1,000", growth, "<=", 1 / TIE, "{:.2f}x"
 
 
+def _on_rabbitmq(results: Results) -> Iterator[Compared]:
+    for what, peers in CLIENTS.items():
+        ours = f"amqp-{what}/dispatcher"
+        for peer, times in peers:
+            ratio = _ratio_to(results, ours, f"amqp-{what}/{peer}")
+            yield f"AMQP client, {what}, against {peer}", ratio, ">=", times, "{:.1f}x"
+        cpu = _cpu(results, ours, 100_000)
+        yield f"AMQP client, {what}, CPU for 100k messages", cpu, "<=", CLIENT_CPU[what], "{:.2f} s"
+    for drain in DRAINS:
+        cpu = _cpu(results, f"rabbitmq/drain-{drain}", 10_000)
+        yield f"RabbitMQ: worker CPU for 10k no-op tasks, {drain}", cpu, "<=", 0.25, "{:.2f} s"
+    for percent, bound in ((50, 0.6), (99, 2)):
+        late = _figure(results, "latency/rabbitmq", f"p{percent}_ms")
+        yield f"RabbitMQ: latency at 200 tasks/s, p{percent}", late, "<=", bound, "{:.2f} ms"
+    started = _figure(results, "start/rabbitmq", "start_ms")
+    yield "RabbitMQ: worker start to first task", started, "<=", 250, "{:.0f} ms"
+    memory = _figure(results, "rabbitmq/drain-coroutine-32", "resident_mb")
+    yield "RabbitMQ: memory after 20,000 tasks", memory, "<=", 40, "{:.0f} MB"
+    idle = _figure(results, "idle/rabbitmq-1", "idle_cpu_percent")
+    yield "RabbitMQ: idle CPU of a worker", idle, "<=", 0.5, "{:.2f} %"
+
+
 def _ratio(results: Results, name: str) -> float | None:
     group = next(group for group in GROUPS if name.startswith(group.name + "/"))
     spread = results.ratio(name, group)
+    return None if spread is None else spread.median
+
+
+def _ratio_to(results: Results, name: str, other: str) -> float | None:
+    spread = results.ratio_to(name, other)
     return None if spread is None else spread.median
 
 
@@ -81,8 +120,8 @@ def _rate(results: Results, name: str) -> float | None:
     return None if spread is None else spread.median
 
 
-def _cpu(results: Results, name: str) -> float | None:
-    spread = results.cpu_per_10k(name)
+def _cpu(results: Results, name: str, count: int) -> float | None:
+    spread = results.cpu_for(name, count)
     return None if spread is None else spread.median
 
 

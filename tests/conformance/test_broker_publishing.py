@@ -85,7 +85,9 @@ async def test_headers_are_a_snapshot(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{1}, object(), 2**64, [{"deep": {1}}], "\ud800"], ids=lambda value: type(value).__name__
+    "value",
+    [{1}, object(), 2**64, [{"deep": {1}}], "\ud800", float("nan"), float("-inf")],
+    ids=lambda value: repr(value)[:12],
 )
 async def test_a_header_that_cannot_travel_is_refused(rig: Rig, value: object) -> None:
     """With an `ArgumentError`, alone: the publishes beside it are not harmed."""

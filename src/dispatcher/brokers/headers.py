@@ -6,6 +6,7 @@ What is accepted is what an AMQP field table can carry and give back unchanged; 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ INT64 = range(-(2**63), 2**63)
 """RabbitMQ reads table integers of at most 64 signed bits (rabbitmq.com/amqp-0-9-1-errata, section 3)."""
 
 
-_SELF_CONTAINED = frozenset({str, float, bool, bytes, type(None)})
+_SELF_CONTAINED = frozenset({str, bool, bytes, type(None)})
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -32,7 +33,7 @@ def encode_headers(headers: Headers | None, uuid: str) -> bytes | None:
         return _encode(_table(headers))
     except (TypeError, UnicodeEncodeError, RecursionError) as error:
         raise ArgumentError(
-            "headers: expected strings, booleans, signed 64-bit integers, floats, bytes, None, and lists and tables"
+            "headers: expected strings, booleans, signed 64-bit integers, finite floats, bytes, None, and lists and tables"
             f" of those; message {uuid!r} has another: {error}"
         ) from error
 
@@ -54,6 +55,8 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 def _field(value: Any) -> Any:
     kind = type(value)
     if kind is int and value in INT64:
+        return value
+    if kind is float and isfinite(value):  # RabbitMQ closes the connection on the others
         return value
     if kind in _SELF_CONTAINED:
         return value

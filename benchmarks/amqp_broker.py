@@ -1,0 +1,100 @@
+"""The RabbitMQ that is measured: found once before the run, and cleaned of each case's queues after it.
+
+Everything is named after `$BENCH_QUEUE`, a name of our own for each measurement; nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+
+__all__ = ["VARIABLE", "BrokerMissing", "RabbitMq", "connected", "find_rabbitmq"]
+
+VARIABLE = "DISPATCHER_TEST_AMQP_URL"
+LOCAL = "amqp://guest:guest@localhost:5672/"
+CONNECT_SECONDS = 5.0
+
+
+class BrokerMissing(Exception):
+    """There is no RabbitMQ to measure; its text says where it was looked for, without a password."""
+
+
+class RabbitMq(msgspec.Struct, frozen=True):
+    """Where it is, written so that every client reads it alike; `pid` is zero if it is no process that we may look at."""
+
+    url: str
+    version: str
+    pid: int
+
+    def delete(self, name: str) -> None:
+        """Delete what a measurement of that name may have left: its queues and its exchange.
+
+        The delay ladder and its kind stay: every app of Dispatcher on this broker shares them.
+        """
+        with connected(self.url) as channel:
+            for queue in (name, f"{name}.dead", f"dispatcher.delay.to.{name}"):
+                channel.queue_delete(queue)
+            channel.exchange_delete(name)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[BlockingChannel]:
+    """A channel for what is not measured."""
+    parameters = pika.URLParameters(url)
+    parameters.heartbeat = 0  # nobody serves it while others are measured
+    parameters.socket_timeout = parameters.blocked_connection_timeout = CONNECT_SECONDS
+    connection = pika.BlockingConnection(parameters)
+    try:
+        yield connection.channel()
+    finally:
+        connection.close()
+
+
+def find_rabbitmq() -> RabbitMq:
+    """The broker that `$DISPATCHER_TEST_AMQP_URL` names, else the one on localhost. Raises `BrokerMissing`."""
+    parts = urlsplit(os.environ.get(VARIABLE) or LOCAL)
+    host, port = parts.hostname or "localhost", parts.port or 5672
+    place = f"{host}:{port}"
+    if parts.scheme != "amqp":
+        raise BrokerMissing(
+            f"{VARIABLE}: expected amqp://, got {parts.scheme}://; not every client is measured with TLS"
+        )
+    login = f"{parts.username or 'guest'}:{parts.password or 'guest'}"
+    virtual_host = quote(unquote(parts.path[1:]) or "/", safe="")
+    url = f"amqp://{login}@{f'[{host}]' if ':' in host else host}:{port}/{virtual_host}"
+    try:
+        with connected(url) as channel:
+            version = channel.connection._impl.server_properties["version"]
+    except (AMQPError, OSError) as error:
+        raise BrokerMissing(
+            f"no RabbitMQ answers at {place} ({type(error).__name__}); {VARIABLE} names another"
+        ) from error
+    return RabbitMq(url, str(version), _listener(host, port))
+
+
+def _listener(host: str, port: int) -> int:
+    """The process of this machine that listens on `port`; zero where it cannot be told. Needs /proc: Linux."""
+    if not any(address[4][0] in ("127.0.0.1", "::1") for address in socket.getaddrinfo(host, port)):
+        return 0
+    inodes = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            words = line.split()
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:  # 0A: listening
+                inodes.add(f"socket:[{words[9]}]")
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(descriptor) in inodes:
+                return int(descriptor.parts[2])
+        except OSError:
+            continue  # it ended meanwhile, or is another user's
+    return 0

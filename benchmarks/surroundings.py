@@ -1,0 +1,84 @@
+"""What the cases need of this machine, found once before the run: a RabbitMQ, and librabbitmq's client, compiled here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import msgspec
+
+from .amqp_broker import VARIABLE, BrokerMissing, RabbitMq, find_rabbitmq
+from .catalogue import Case
+
+__all__ = ["Surroundings"]
+
+C_SOURCE = Path(__file__).with_name("amqp_peer.c")
+
+
+class Surroundings(msgspec.Struct):
+    """`missing` says for each need that is not met why, in a few words."""
+
+    missing: dict[str, str]
+    rabbitmq: RabbitMq | None = None
+    c_client: Path | None = None
+
+    @classmethod
+    def of(cls, cases: list[Case], scratch: Path) -> Surroundings:
+        """Look for what `cases` need. A RabbitMQ that was named but does not answer is a `ClickException`."""
+        needs = {need for case in cases for need in case.needs}
+        found = cls({})
+        if "rabbitmq" in needs:
+            try:
+                found.rabbitmq = find_rabbitmq()
+            except BrokerMissing as error:
+                if os.environ.get(VARIABLE):
+                    raise click.ClickException(str(error)) from error
+                click.echo(f"RabbitMQ is not measured: {error}", err=True)
+                found.missing["rabbitmq"] = "no broker"
+        if "librabbitmq" in needs and found.rabbitmq is not None:
+            found.c_client = _compiled(scratch)
+            if found.c_client is None:
+                found.missing["librabbitmq"] = "no C compiler, or no librabbitmq-dev"
+        return found
+
+    def lacks(self, case: Case) -> str:
+        """Why `case` cannot be measured here; empty if it can."""
+        return next((self.missing[need] for need in case.needs if need in self.missing), "")
+
+    def variables(self, case: Case, folder: Path, queue: str) -> dict[str, str]:
+        """What a measurement reads from its environment. It may make what is named after `queue`, and nothing else."""
+        file = folder / "bench.db"
+        on_rabbitmq = self.rabbitmq if "rabbitmq" in case.needs else None
+        return {
+            "BENCH_FILE": str(file),
+            "BENCH_URL": on_rabbitmq.url if on_rabbitmq else f"sqlite:///{file}",
+            "BENCH_QUEUE": queue,
+            "BENCH_BROKER_PID": str(on_rabbitmq.pid if on_rabbitmq else 0),
+            "BENCH_C_CLIENT": str(self.c_client or ""),
+            "BENCH_FSYNC": "1" if case.huey_fsync else "0",
+            "BENCH_COUNT": "0",
+            "BENCH_PIPE": "-1",
+        }
+
+    def clean(self, case: Case, queue: str) -> None:
+        """Delete what a measurement may have left in the broker."""
+        if self.rabbitmq is not None and "rabbitmq" in case.needs:
+            self.rabbitmq.delete(queue)
+
+
+def _compiled(scratch: Path) -> Path | None:
+    """The C client, optimised; None where there is no compiler or no library."""
+    compiler = os.environ.get("CC") or "cc"
+    program = scratch / "amqp-peer"
+    if shutil.which(compiler) is None:
+        return None
+    done = subprocess.run(
+        [compiler, "-O2", "-o", str(program), str(C_SOURCE), "-lrabbitmq"], capture_output=True, text=True
+    )
+    if done.returncode:
+        click.echo(f"librabbitmq is not measured:\n{done.stderr}", err=True)
+        return None
+    return program

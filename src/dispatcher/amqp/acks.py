@@ -1,0 +1,114 @@
+"""Which deliveries of one channel are settled, and the fewest frames that tell the broker so.
+
+Acks of one turn of the event loop are told together: one `multiple` ack for the contiguous run from the oldest
+unsettled delivery on, and single acks for what was settled out of order. Only ever acking the contiguous run would let
+one slow task hold back all others. The broker never hears of a tag that it did not give, or that it has heard of
+before: it would close the channel and deliver all the others again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import ProtocolError
+from .frames import ack_frame, nack_frame
+
+__all__ = ["AckWindow"]
+
+
+class AckWindow:
+    """The delivery tags of one channel, which count up from 1 (AMQP 0-9-1, section 1.8.3.13)."""
+
+    __slots__ = ("_acks", "_beyond", "_channel", "_nacks", "_oldest", "last")
+
+    def __init__(self, channel: int) -> None:
+        self._channel = channel
+        self._oldest = 1  # the lowest tag that is not settled
+        self._beyond: set[int] = set()  # settled tags above it
+        self._acks: set[int] = set()
+        self._nacks: set[int] = set()
+        self.last = 0
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries the broker counts as unsettled once it has been told everything up to the last `take`."""
+        return self.last - self._oldest + 1 - len(self._beyond)
+
+    def count(self, tag: int) -> None:
+        """Note a delivery. The broker numbers them one after the other: on that the watermark rests."""
+        if tag != self.last + 1:
+            raise ProtocolError(505, f"expected delivery {self.last + 1}, got {tag}")
+        self.last = tag
+
+    def ack(self, tag: int) -> bool:
+        """Note an ack; True if it is the first since the last `take`.
+
+        Nothing comes of a tag that is settled already, or was never delivered.
+        """
+        if tag > self.last:
+            return False
+        first = not self._acks and not self._nacks
+        self._acks.add(tag)
+        return first
+
+    def nack(self, tag: int) -> bool:
+        """Note a handing back; True if it is the first since the last `take`. It wins over an ack of the same turn."""
+        if tag > self.last:
+            return False
+        first = not self._acks and not self._nacks
+        self._nacks.add(tag)
+        return first
+
+    def take(self) -> Sequence[bytes]:
+        """The frames that tell what was settled since the last call."""
+        acks = self._acks
+        if not self._nacks and not self._beyond and acks:
+            last = max(acks)
+            # So many different tags, none of them below the oldest, are the whole run from it to the last of them.
+            if len(acks) == last - self._oldest + 1 and min(acks) == self._oldest:
+                self._acks = set()
+                self._oldest = last + 1
+                return (ack_frame(self._channel, last, multiple=len(acks) > 1),)
+        return self._take_out_of_order()
+
+    def _take_out_of_order(self) -> Sequence[bytes]:
+        nacks = self._unsettled(self._nacks)
+        self._beyond.update(nacks)
+        acks = self._unsettled(self._acks)
+        self._beyond.update(acks)
+        self._nacks, self._acks = set(), set()
+        self._advance()
+        # Before any ack: the watermark below must not cover them.
+        frames = [nack_frame(self._channel, tag, multiple=False) for tag in nacks]
+        covered = 0
+        for tag in acks:
+            if tag >= self._oldest:
+                break
+            covered += 1
+        if covered:
+            frames.append(ack_frame(self._channel, acks[covered - 1], multiple=covered > 1))
+        frames += [ack_frame(self._channel, tag, multiple=False) for tag in acks[covered:]]
+        return frames
+
+    def _unsettled(self, tags: set[int]) -> list[int]:
+        """Those of `tags` that the broker waits to hear of, in their order."""
+        return sorted(tag for tag in tags - self._beyond if tag >= self._oldest)
+
+    def take_all_back(self) -> Sequence[bytes]:
+        """The frames that tell what was settled, and then hand back everything else."""
+        frames = list(self.take())
+        highest = self.last
+        while highest in self._beyond:
+            highest -= 1  # the tag of a multiple nack must be one that the broker still knows
+        if self.unsettled:
+            frames.append(nack_frame(self._channel, highest, multiple=True))
+        self._oldest = self.last + 1
+        self._beyond.clear()
+        return frames
+
+    def _advance(self) -> None:
+        oldest, beyond = self._oldest, self._beyond
+        while oldest in beyond:
+            beyond.remove(oldest)
+            oldest += 1
+        self._oldest = oldest
