@@ -3,12 +3,15 @@
 PYTHON_BIN := .venv/bin/python
 # In CI nothing is repaired on the way: what the formatter would change is an error.
 FORMAT := $(if $(CI),--check --diff,)
+# What has to do with RabbitMQ: by the names of files, folders and brokers under test.
+RABBITMQ_TESTS := tests -k rabbitmq
+RABBITMQ4_ROOT := $(CURDIR)/.rabbitmq4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-rabbitmq4 check bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 demo: ## see it work: thousands of real files processed, workers killed, nothing lost
 	@scripts/bootstrap
@@ -16,7 +19,13 @@ demo: ## see it work: thousands of real files processed, workers killed, nothing
 
 test: ## run all tests
 	@scripts/bootstrap dev
+	@scripts/rabbitmq install
 	@$(PYTHON_BIN) -m pytest $(ARGS)
+
+test-rabbitmq4: ## run the RabbitMQ part of the tests on the newest RabbitMQ of Debian (as root)
+	@scripts/bootstrap dev
+	@scripts/rabbitmq root $(RABBITMQ4_ROOT)
+	@DISPATCHER_TEST_RABBITMQ_ROOT=$(RABBITMQ4_ROOT) $(PYTHON_BIN) -m pytest $(RABBITMQ_TESTS) $(ARGS)
 
 check: ## formatting, lint and types
 	@scripts/bootstrap dev
@@ -35,5 +44,5 @@ bench: ## measure it against other queues on this machine
 	@$(PYTHON_BIN) -m benchmarks $(ARGS)
 
 clean: ## remove everything that make has made
-	@rm -rf .venv .venv.lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv.lock $(RABBITMQ4_ROOT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

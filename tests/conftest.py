@@ -2,6 +2,8 @@
 
 Threads and descriptors are compared around the whole of a test, its fixtures included; what a fixture of a wider scope
 opens belongs to that scope. The deadline of each test is `timeout` in pyproject.toml.
+
+A RabbitMQ is found, or started, when the first test asks for one; where there is none, the tests that need it fail.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import ExitStack
 from multiprocessing import resource_tracker
+from secrets import token_hex
 from typing import Any
 
 import pytest
+from rabbitmq_admin import Admin
+from rabbitmq_url import NoRabbitMq, RabbitMq, find
 
 THREAD_GRACE_SECONDS = 5.0
 """How long threads that were told to end may take for it."""
@@ -54,14 +60,21 @@ def wait_for_threads(known: set[Resource]) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
-    if fixturedef.scope == "function":
-        return (yield)
-    before = open_files() | running_threads()
-    result = yield
-    _of_wider_scope.update((open_files() | running_threads()) - before)
-    return result
+class WiderScopes:
+    """Notes what fixtures of a wider scope than a test open. A plugin, for no conftest is told of a session's fixtures."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        if fixturedef.scope == "function":
+            return (yield)
+        before = open_files() | running_threads()
+        result = yield
+        _of_wider_scope.update((open_files() | running_threads()) - before)
+        return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(WiderScopes())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -110,3 +123,37 @@ async def _clean_event_loop() -> AsyncIterator[None]:
         pytest.fail(f"the test left asyncio tasks running: {tasks}")
     if complaints:
         pytest.fail("asyncio had to report: " + "; ".join(complaints))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMq]:
+    """The RabbitMQ of this run. Tests that kill, pause or alarm a broker start a `PrivateNode` of their own."""
+    with ExitStack() as stack:
+        try:
+            broker = stack.enter_context(find())
+        except NoRabbitMq as error:
+            pytest.fail(str(error), pytrace=False)
+        yield broker
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMq) -> Iterator[str]:
+    """The name of an empty vhost, which is deleted after the test with all that is in it."""
+    name = f"dispatcher-test-{token_hex(6)}"
+    rabbitmq.admin.add_vhost(name)
+    yield name
+    rabbitmq.admin.delete_vhost(name)
+
+
+@pytest.fixture
+def vhost_url(rabbitmq: RabbitMq, vhost: str) -> str:
+    """The URL of `vhost`, for a user who may do everything there."""
+    return rabbitmq.url_of(vhost)
+
+
+@pytest.fixture
+def broker_admin(rabbitmq: RabbitMq) -> Iterator[Admin]:
+    """The administration of the RabbitMQ of this run; users that a test adds are deleted after it."""
+    yield rabbitmq.admin
+    for user in tuple(rabbitmq.admin.added_users):
+        rabbitmq.admin.delete_user(user)

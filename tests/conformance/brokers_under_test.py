@@ -13,8 +13,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+from rabbitmq_url import RabbitMq
+
+from dispatcher.brokers import open_broker
 from dispatcher.brokers.base import Broker, BrokerEvent, Consumer, Delivery, Message, Session
 from dispatcher.brokers.memory import MemoryBroker, MemorySession
+from dispatcher.brokers.rabbitmq import RabbitSession
+from dispatcher.brokers.rabbitmq.version import features_of, server_version
 from dispatcher.brokers.sqlite import SqliteBroker
 from dispatcher.brokers.sqlite.file import connect
 from dispatcher.model.topology import DeclareMode, Queue, Topology
@@ -29,8 +35,21 @@ DEADLINE_SECONDS = 20.0
 class Rig:
     """A broker under test and every session that a test opened on it."""
 
-    def __init__(self, broker: Broker, lose: Callable[[Session, str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        lose: Callable[[Session, str], Awaitable[None]],
+        *,
+        hand_backs_count: bool = False,
+        priorities: Callable[[Queue], Queue] = lambda queue: queue,
+        max_length_is_soft: bool = False,
+        browsing_keeps_order: bool = True,
+    ) -> None:
         self.broker = broker
+        self.hand_backs_count = hand_backs_count  # a delivery that is only handed back counts as a holder's death
+        self.priorities = priorities  # makes of a queue one of the kind that orders by priority
+        self.browsing_keeps_order = browsing_keeps_order  # of what is delivered after a browse of very many
+        self.max_length_is_soft = max_length_is_soft  # a full queue may take one message more
         self.events: list[BrokerEvent] = []
         self._lose = lose
         self._sessions: dict[Session, str] = {}
@@ -78,6 +97,44 @@ async def sqlite(folder: Path) -> AsyncIterator[Rig]:
         await asyncio.wait({session.closed})
 
     yield Rig(broker, lose)
+
+
+@asynccontextmanager
+async def rabbitmq(url: str, broker: RabbitMq) -> AsyncIterator[Rig]:
+    """A vhost of its own on the RabbitMQ of this run."""
+    vhost = url.rpartition("/")[2]
+
+    async def lose(session: Session, name: str) -> None:
+        assert isinstance(session, RabbitSession)
+        before = held()
+        mine = session.unsettled
+        session.abort()
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while held() > before - mine:
+            assert time.monotonic() < deadline, "the broker has not noticed"
+            await asyncio.sleep(0.02)
+
+    def held() -> int:
+        return sum(unacked for _, unacked in broker.admin.counts(vhost).values())
+
+    features = features_of(server_version({"version": broker.version}))
+    yield Rig(
+        open_broker(url),
+        lose,
+        hand_backs_count=not features.nack_is_free,
+        priorities=_as_it_is if features.quorum_priorities == "strict" else _with_priorities,
+        max_length_is_soft=True,
+        browsing_keeps_order=False,
+    )
+
+
+def _as_it_is(queue: Queue) -> Queue:
+    return queue
+
+
+def _with_priorities(queue: Queue) -> Queue:
+    """Before RabbitMQ 4.3 only classic queues order by priority."""
+    return msgspec.structs.replace(queue, type="classic", max_priority=9)
 
 
 BROKERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {"memory": memory, "sqlite": sqlite}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
 import pytest
 from brokers_under_test import Rig, publish, soon, take, take_bodies, waiting
 
@@ -26,7 +27,7 @@ async def test_first_in_first_out(rig: Rig) -> None:
 
 async def test_higher_priorities_come_first(rig: Rig) -> None:
     """9 before 0; None counts as 4; equal ones first in, first out."""
-    session = await rig.connect(Q)
+    session = await rig.connect(rig.priorities(Q))
     for body, priority in ((b"none", None), (b"0", 0), (b"9", 9), (b"4", 4), (b"3", 3), (b"5", 5), (b"9 again", 9)):
         await publish(session, body, priority=priority)
     got = await take_bodies(await session.consume("q", prefetch=1), 7)
@@ -95,12 +96,13 @@ async def test_an_acked_message_is_gone(rig: Rig) -> None:
 
 async def test_a_rejected_message_comes_again_in_its_old_place(rig: Rig) -> None:
     """Handed back, marked as redelivered, before what was published after it, and no death is counted."""
-    session = await rig.connect(Q)
+    session = await rig.connect(msgspec.structs.replace(Q, delivery_limit=30))
     await publish(session, b"1", b"2")
     consumer = await session.consume("q", prefetch=1)
     for n in range(30):
         [delivery] = await take(consumer, 1)
-        assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"1", n > 0, 0)
+        assert (delivery.body, delivery.redelivered) == (b"1", n > 0)
+        assert delivery.delivery_count == (n if rig.hand_backs_count else 0)
         delivery.reject()
     assert await take_bodies(consumer, 2) == [b"1", b"2"]
 

@@ -113,10 +113,12 @@ async def test_a_delay_outlives_its_publisher(rig: Rig) -> None:
 
 async def test_what_was_delayed_is_ordered_by_priority_once_due(rig: Rig) -> None:
     """Of two that are due together the higher priority comes first."""
-    session = await rig.connect(Q)
+    session = await rig.connect(rig.priorities(Q))
     due = now_ms() + 200
     await publish(session, b"low", priority=1, ready_at_ms=due)
     await publish(session, b"high", priority=8, ready_at_ms=due)
+    while (await soon(session.inspector.depth("q"))).ready < 2:
+        await asyncio.sleep(0.01)  # a consumer that is there before would get whichever comes first
     consumer = await session.consume("q", prefetch=1)
     assert [d.body for d in await take_on_time(consumer, {b"low": due, b"high": due})] == [b"high", b"low"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from brokers_under_test import Rig, message, publish, soon, take, take_bodies, waiting
 
@@ -10,7 +12,7 @@ from dispatcher.errors import TopologyMismatch
 from dispatcher.model.topology import DEAD_EXCHANGE, Queue
 
 Q = Queue("q", binding_keys=("q",))
-FAR_MS = 4_102_444_800_000  # the year 2100
+FAR_MS = time.time_ns() // 1_000_000 + 5 * 365 * 86_400_000  # five years
 
 
 async def browse(session: Session, queue: str) -> list[BrowsedMessage]:
@@ -63,7 +65,8 @@ async def test_browsing_sees_all_and_takes_nothing(rig: Rig) -> None:
     assert seen[0].message == message(b"0", headers={"h": b"\x00"})
     assert seen[0].delivery_count == 0
     assert len({one.key for one in seen}) == 1_234
-    assert await waiting(rig, "q") == bodies
+    left = await waiting(rig, "q")
+    assert left == bodies if rig.browsing_keeps_order else sorted(left) == sorted(bodies)
 
 
 async def test_browsing_does_not_see_what_is_held(rig: Rig) -> None:
@@ -93,7 +96,8 @@ async def test_browsing_may_remove_what_it_sees(rig: Rig) -> None:
         if int(seen.message.body) % 2:
             assert await session.inspector.remove("q", seen.key) is True
             assert await session.inspector.remove("q", seen.key) is False
-    assert await waiting(rig, "q") == [b"%03d" % n for n in range(0, 300, 2)]
+    left, expected = await waiting(rig, "q"), [b"%03d" % n for n in range(0, 300, 2)]
+    assert left == expected if rig.browsing_keeps_order else sorted(left) == expected
 
 
 async def test_removing_a_delayed_message(rig: Rig) -> None:

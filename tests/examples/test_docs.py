@@ -13,8 +13,11 @@ import msgspec
 import pytest
 from pages import DOCS, ROOT, all_pages, blocks, environment, local_links
 
-from dispatcher import Queue, RetryPolicy, ServerConfig, TaskConfig, WorkerConfig
+from dispatcher import ConfigError, Queue, RetryPolicy, ServerConfig, TaskConfig, WorkerConfig
+from dispatcher.amqp.url import parse_url
+from dispatcher.brokers.rabbitmq.plan import roles
 from dispatcher.model import headers, outcome, wire
+from dispatcher.model.topology import Topology
 from dispatcher.ops import failures
 from dispatcher.ops.cli import COMMANDS, cli
 from dispatcher.runtime.app_task import SendOptions
@@ -138,6 +141,29 @@ def test_the_wire_format_page_names_every_type() -> None:
 def test_the_fates_page_names_every_reason() -> None:
     """Each reason of a dead letter is said."""
     assert page_names("explanation/fates.md", list(outcome.REASONS)) == []
+
+
+def test_the_rabbitmq_page_shows_the_rights_that_are_needed() -> None:
+    """The patterns of the three users are those of the code, for the exchange and the queue that the page names."""
+    cells = [
+        [cell.strip().strip("`").replace("\\|", "|") for cell in line.strip("|").split(" | ")]
+        for line in (DOCS / "how-to/rabbitmq.md").read_text().splitlines()
+    ]
+    for name, rights in roles(Topology("shop", (Queue("emails"),))).items():
+        (shown,) = [row[1:] for row in cells if row[0] == name and len(row) == 4]
+        assert [shown[0] if cell == "the same" else cell for cell in shown] == [
+            rights.configure,
+            rights.write,
+            rights.read,
+        ]
+
+
+def test_the_rabbitmq_page_names_the_parameters_of_a_url() -> None:
+    """Each that its table names is taken, and what is not taken is not named."""
+    with pytest.raises(ConfigError) as refused:
+        parse_url("amqp://localhost/?wrong=1")
+    known = str(refused.value).split("the parameters ")[1].split(", got")[0].split(", ")
+    assert page_names("how-to/rabbitmq.md", known) == []
 
 
 def test_the_readme_shows_the_quickstart() -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: each test runs on the memory broker and on a real SQLite file."""
+"""Fixtures of the integration tests: each test runs on the memory broker, on a real SQLite file and on a real RabbitMQ."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from server_bench import Bench, Recorder
+from server_bench import Bench, EmbeddedHands, Hands, RabbitHands, Recorder
 
 from dispatcher import Dispatcher, Server, ServerConfig
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "rabbitmq":
+        return str(request.getfixturevalue("vhost_url"))
+    return "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/dispatcher.db"
+
+
+@pytest.fixture(params=["memory", "sqlite", "rabbitmq"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/dispatcher.db"
+    """An empty broker of each kind."""
+    return url_of(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "rabbitmq"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty broker of each kind that several processes, and several apps, can use at once."""
+    return url_of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def hands(request: pytest.FixtureRequest, url: str) -> Hands:
+    """Hands in the broker of `url`."""
+    if not url.startswith("amqp"):
+        return EmbeddedHands()
+    return RabbitHands(request.getfixturevalue("rabbitmq").admin, request.getfixturevalue("vhost"))
 
 
 @pytest.fixture
@@ -35,5 +56,5 @@ async def server(url: str, recorder: Recorder) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-def bench(server: Server) -> Bench:
-    return Bench(server)
+def bench(server: Server, hands: Hands) -> Bench:
+    return Bench(server, hands)

@@ -1,23 +1,30 @@
-"""What the integration tests share: an observer that can be waited for, and a server with its worker."""
+"""What the integration tests share: an observer that can be waited for, a server with its worker, and hands in the broker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sqlite3
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import pytest
+from rabbitmq_admin import Admin
 
 from dispatcher import ConnectionLost, Server, TaskConfig, Worker, WorkerConfig
 from dispatcher.brokers.base import Message, Session
 from dispatcher.brokers.memory import MemorySession
 from dispatcher.brokers.sqlite import SqliteBroker
+from dispatcher.model.topology import DELAY_EXCHANGE, dead_queue
 from dispatcher.observe.hooks import AnyEvent
 
-__all__ = ["DEADLINE_SECONDS", "Bench", "Recorder"]
+__all__ = ["DEADLINE_SECONDS", "Bench", "Depth", "EmbeddedHands", "Hands", "RabbitHands", "Recorder"]
 
 DEADLINE_SECONDS = 30.0
+POLL_SECONDS = 0.01
+
+Depth: TypeAlias = tuple[int, int, int, int]
+"""Ready, unacked, delayed and dead."""
 
 
 class Recorder:
@@ -43,11 +50,59 @@ class Recorder:
         return self.named(name)[:count]
 
 
+class Hands(Protocol):
+    """What a test does in the broker, and sees of it, without the session under test."""
+
+    async def cut(self, server: Server, session: Session) -> None:
+        """End `session` as a broken link would; what it held is ready again on return, or a moment later."""
+
+    async def depth(self, server: Server, queue: str) -> Depth: ...
+
+
+class EmbeddedHands:
+    """In memory and in the file. `delayed` is what is delayed for this queue."""
+
+    async def cut(self, server: Server, session: Session) -> None:
+        if isinstance(session, MemorySession):
+            session.lose()
+            return
+        # As if the process were of an earlier boot of this machine: another session releases what it held.
+        path = server.config.url.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(path, timeout=DEADLINE_SECONDS)) as connection, connection:
+            connection.execute("UPDATE sessions SET boot_id = 'an earlier one'")
+        other = await SqliteBroker(path).connect(name="reaper", on_event=lambda event: None)
+        await other.close()
+        with pytest.raises(ConnectionLost):
+            await session.publish(Message("ex", "rk", b""))
+
+    async def depth(self, server: Server, queue: str) -> Depth:
+        depth = await (await server.live_session()).inspector.depth(queue)
+        assert depth.unacked is not None and depth.delayed is not None and depth.dead is not None
+        return depth.ready, depth.unacked, depth.delayed, depth.dead
+
+
+@dataclass(frozen=True)
+class RabbitHands:
+    """In the node that has the vhost. `delayed` is what is delayed in the whole vhost, whatever it is for."""
+
+    admin: Admin
+    vhost: str
+
+    async def cut(self, server: Server, session: Session) -> None:
+        assert await asyncio.to_thread(self.admin.close_all_connections, self.vhost) > 0
+
+    async def depth(self, server: Server, queue: str) -> Depth:
+        counts = await asyncio.to_thread(self.admin.counts, self.vhost)
+        delayed = sum(sum(count) for name, count in counts.items() if name.startswith(DELAY_EXCHANGE + "."))
+        return *counts[queue], delayed, sum(counts[dead_queue(queue)])
+
+
 class Bench:
     """A server with one worker on queue `q`, bound to the default routing key."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, hands: Hands) -> None:
         self.server = server
+        self._hands = hands
 
     async def worker(self, *, name: str = "w", limit: int = 8, start: bool = True, **tasks: TaskConfig) -> Worker:
         worker = await self.server.new_worker(WorkerConfig(name, "q", ("rk",), limit), tasks)
@@ -57,27 +112,23 @@ class Bench:
 
     async def lose(self, session: Session) -> None:
         """End the server's session as a broken link would, and wait until the session knows."""
-        if isinstance(session, MemorySession):
-            session.lose()
-        else:
-            await self._declare_dead(session)
+        await self._hands.cut(self.server, session)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait([session.closed])
 
-    async def _declare_dead(self, session: Session) -> None:
-        """As if the process were of an earlier boot of this machine: another session releases what it held."""
-        path = self.server.config.url.removeprefix("sqlite:///")
-        with contextlib.closing(sqlite3.connect(path, timeout=DEADLINE_SECONDS)) as connection, connection:
-            connection.execute("UPDATE sessions SET boot_id = 'an earlier one'")
-        other = await SqliteBroker(path).connect(name="reaper", on_event=lambda event: None)
-        await other.close()
-        with pytest.raises(ConnectionLost):
-            await session.publish(Message("ex", "rk", b""))
-
-    async def depth(self) -> tuple[int, int | None, int | None, int | None]:
+    async def depth(self) -> Depth:
         """Ready, unacked, delayed and dead of queue `q`."""
-        depth = await (await self.server.live_session()).inspector.depth("q")
-        return depth.ready, depth.unacked, depth.delayed, depth.dead
+        return await self._hands.depth(self.server, "q")
+
+    async def becomes(self, *expected: int) -> None:
+        """Wait until the depth of `q` begins with `expected`: nobody waits for an ack or a hand-back to arrive."""
+        found: tuple[int, ...] = ()
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while (found := (await self.depth())[: len(expected)]) != expected:
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            pytest.fail(f"expected ready, unacked, delayed, dead to become {expected}, they stayed {found}")
 
     async def dead_letter(self) -> dict[str, Any]:
         """The headers of the only dead letter."""

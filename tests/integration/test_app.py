@@ -87,7 +87,7 @@ async def test_options(app: Dispatcher, recorder: Recorder) -> None:
         seen.append(text)
 
     async with app:
-        eta = datetime.now(UTC) + timedelta(seconds=0.3)
+        eta = datetime.now(UTC) + timedelta(seconds=1)
         await task.options(eta=eta, uuid="late").send("eta")
         await task.options(delay_seconds=0.15).send("delayed")
         await task.options(priority=9, headers={"h": 1}).send("first")
@@ -381,9 +381,9 @@ async def test_sqlite_needs_nothing_but_a_file(tmp_path: Path, monkeypatch: pyte
     assert Dispatcher().config.url == f"sqlite:///{tmp_path}/other.db"
 
 
-def test_an_app_serves_one_loop_after_the_other(tmp_path: Path) -> None:
+def test_an_app_serves_one_loop_after_the_other(shared_url: str) -> None:
     """Two asyncio.run in one program, each with parallel uses, the first of them left without its exit."""
-    app = Dispatcher(f"sqlite:///{tmp_path}/dispatcher.db")
+    app = Dispatcher(shared_url)
 
     @app.task
     async def task() -> None: ...

@@ -6,7 +6,6 @@ The one thing put in is the broker: a server's URL, or `$DISPATCHER_URL` for an 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -73,9 +72,9 @@ async def test_a_server_closes_with_its_block(url: str) -> None:
     assert server.closed
 
 
-async def test_the_everyday_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_everyday_level(shared_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent in every way that is shown, then run by a worker; the delayed one waits in the broker."""
-    monkeypatch.setenv("DISPATCHER_URL", f"sqlite:///{tmp_path}/dispatcher.db")
+    monkeypatch.setenv("DISPATCHER_URL", shared_url)
     addresses = [f"{number}@b.c" for number in range(10)]
     sent: list[tuple[str, str]] = []
     from_synchronous_code: list[Receipt] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import slow_import
-from server_bench import DEADLINE_SECONDS, Bench, Recorder
+from server_bench import Bench, Recorder
 
 from dispatcher import (
     Discard,
@@ -50,7 +50,7 @@ async def test_returned_is_acked(bench: Bench, recorder: Recorder) -> None:
     await recorder.wait_for("task.succeeded")
     await bench.server.get_worker_by_name("w").close()
     assert seen == [("a", 1)]
-    assert await bench.depth() == (0, 0, 0, 0)
+    await bench.becomes(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ async def test_raised_with_attempts_left_is_retried_with_its_delay(bench: Bench,
     assert attempts[1][2] - attempts[0][2] >= 0.149
     assert attempts[2][2] - attempts[1][2] >= 0.049
     await bench.server.get_worker_by_name("w").close()
-    assert await bench.depth() == (0, 0, 0, 0)
+    await bench.becomes(0, 0, 0, 0)
 
 
 async def test_attempts_used_up_is_a_dead_letter(bench: Bench, recorder: Recorder) -> None:
@@ -176,7 +176,7 @@ async def test_discard_is_acked_and_told(bench: Bench, recorder: Recorder) -> No
     (event,) = await recorder.wait_for("task.discarded")
     assert event.text == "stale"
     await bench.server.get_worker_by_name("w").close()
-    assert await bench.depth() == (0, 0, 0, 0)
+    await bench.becomes(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -303,15 +303,13 @@ async def test_timeout_release_frees_the_slot_and_settles_at_the_end(bench: Benc
     await publish(bench.server, "quick")
     await recorder.wait_for("task.succeeded")
     assert seen == ["quick"]
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await bench.depth())[1] != 2:  # the quick one's ack takes a moment; the overrunning one stays unacked
-            await asyncio.sleep(0.01)
+    await bench.becomes(0, 2)  # the quick one's ack takes a moment; the overrunning one stays unacked
     go_on.set()
     done = await recorder.wait_for("task.succeeded", 2)
     assert done[1].uuid == slow_task.uuid
     all_done.set()
     await bench.server.get_worker_by_name("w").close()
-    assert await bench.depth() == (0, 0, 0, 0)
+    await bench.becomes(0, 0, 0, 0)
 
 
 async def test_timeout_cancel_is_a_failure(bench: Bench, recorder: Recorder) -> None:
@@ -388,13 +386,11 @@ async def test_unstarted_deliveries_are_handed_back_at_drain(bench: Bench) -> No
         await publish(bench.server, "task")
     await started.wait()
     closing = asyncio.create_task(worker.close())
-    async with asyncio.timeout(30):
-        while (await bench.depth())[0] != 4:
-            await asyncio.sleep(0.01)
+    await bench.becomes(4)
     assert not closing.done()
     go_on.set()
     await closing
-    assert (await bench.depth())[:2] == (4, 0)
+    await bench.becomes(4, 0)
 
 
 async def test_a_retry_rule_that_raises_parks_the_task(bench: Bench, recorder: Recorder) -> None:

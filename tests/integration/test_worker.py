@@ -149,12 +149,9 @@ async def test_a_lost_session_is_replaced_and_the_run_settles_its_redelivery(ben
     session = await bench.server.live_session()
     await bench.lose(session)
     await recorder.wait_for("worker.started", 2)
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await bench.depth())[:2] != (0, 1):
-            await asyncio.sleep(0.01)
-        go_on.set()
-        while (await bench.depth())[:2] != (0, 0):
-            await asyncio.sleep(0.01)
+    await bench.becomes(0, 1)
+    go_on.set()
+    await bench.becomes(0, 0)
     assert runs == [7]
     assert recorder.named("task.delivery_lost") == []
 
@@ -179,9 +176,7 @@ async def test_a_run_that_ends_without_its_session_acks_nothing(bench: Bench, re
     go_on.set()
     await lost
     await recorder.wait_for("task.succeeded", 1)
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await bench.depth())[:2] != (0, 0):
-            await asyncio.sleep(0.01)
+    await bench.becomes(0, 0)
     assert redelivered in ([False], [False, True])
     assert len(recorder.named("task.delivery_lost")) == len(redelivered) - 1
 
@@ -259,12 +254,9 @@ async def test_a_redelivery_is_adopted_even_when_every_slot_is_taken(bench: Benc
     await recorder.wait_for("task.started", 2)
     await bench.lose(await bench.server.live_session())
     await recorder.wait_for("worker.started", 2)
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await bench.depth())[1] != 2:
-            await asyncio.sleep(0.01)
-        go_on.set()
-        while (await bench.depth())[:2] != (0, 0):
-            await asyncio.sleep(0.01)
+    await bench.becomes(2, 2)
+    go_on.set()
+    await bench.becomes(0, 0)
     assert sorted(runs) == [0, 1, 2, 3]
 
 

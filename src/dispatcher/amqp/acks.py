@@ -15,6 +15,9 @@ from .frames import ack_frame, nack_frame
 
 __all__ = ["AckWindow"]
 
+IN_ORDER = 32
+"""How many messages a quorum queue of RabbitMQ 3.10 puts back in their order, of those that one nack covers."""
+
 
 class AckWindow:
     """The delivery tags of one channel, which count up from 1 (AMQP 0-9-1, section 1.8.3.13)."""
@@ -97,11 +100,10 @@ class AckWindow:
     def take_all_back(self) -> Sequence[bytes]:
         """The frames that tell what was settled, and then hand back everything else."""
         frames = list(self.take())
-        highest = self.last
-        while highest in self._beyond:
-            highest -= 1  # the tag of a multiple nack must be one that the broker still knows
-        if self.unsettled:
-            frames.append(nack_frame(self._channel, highest, multiple=True))
+        unsettled = [tag for tag in range(self._oldest, self.last + 1) if tag not in self._beyond]
+        for start in range(0, len(unsettled), IN_ORDER):
+            last = unsettled[start : start + IN_ORDER][-1]  # a tag that the broker still knows
+            frames.append(nack_frame(self._channel, last, multiple=True))
         self._oldest = self.last + 1
         self._beyond.clear()
         return frames

@@ -1,4 +1,4 @@
-"""Where messages live: `base` is the interface, `sqlite` and `memory` implement it, `open_broker` picks one by URL.
+"""Where messages live: `base` is the interface, `rabbitmq`, `sqlite` and `memory` implement it, `open_broker` picks one by URL.
 
 Nothing here connects: a broker is only opened, and says what is wrong with its URL without repeating a password.
 """
@@ -7,17 +7,34 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import msgspec
+
+from ..amqp.tls import client_context
+from ..amqp.url import parse_url
 from ..errors import ConfigError
 from .base import Broker
 from .memory import MemoryBroker
+from .rabbitmq import RabbitBroker
 from .sqlite import SqliteBroker
 
-__all__ = ["open_broker", "redact_url"]
+__all__ = ["NO_TLS_SETTINGS", "TlsSettings", "open_broker", "redact_url"]
 
-WORKS = "sqlite:///relative/file.db, sqlite:////absolute/file.db or memory://"
+WORKS = "amqp://user:password@host/vhost, sqlite:///relative/file.db, sqlite:////absolute/file.db or memory://"
+
+
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of `ServerConfig` concerns TLS, documented there."""
+
+    tls_config: ssl.SSLContext | None = None
+    secure_connection: bool = False
+    insecure_skip_verify: bool = False
+
+
+NO_TLS_SETTINGS = TlsSettings()
 
 _WINDOWS = os.name == "nt"
 _USER_INFO = re.compile(r"^([^:/?]*://)?.*@", re.DOTALL)
@@ -25,12 +42,14 @@ _PARAMETER_VALUE = re.compile(r"=[^&]*")
 _DRIVE_AFTER_SLASH = re.compile(r"/[A-Za-z]:[/\\]")
 
 
-def open_broker(url: str) -> Broker:
+def open_broker(url: str, tls: TlsSettings = NO_TLS_SETTINGS) -> Broker:
     """The broker that `url` names; nothing is opened or connected yet.
 
     `sqlite:///file.db` is relative to the working directory, `sqlite:////var/lib/app/file.db` absolute, as in
     SQLAlchemy; on Windows `sqlite:///C:/app/file.db`; a leading `~` is the user's home. `memory://` is a new, private
-    broker each time. Raises `ConfigError` for anything else; its message holds no user name and no password.
+    broker each time. `amqp://` and `amqps://` are RabbitMQ's (`amqp.url`), with `tls` for what a URL cannot say.
+
+    Raises `ConfigError` for anything else; its message holds no user name and no password.
     """
     if not isinstance(url, str):
         raise ConfigError(f"broker URL: expected a string such as {WORKS}, got {type(url).__name__}")
@@ -44,14 +63,21 @@ def open_broker(url: str) -> Broker:
             _check_memory(url)
             return MemoryBroker()
         case "amqp" | "amqps":
-            raise ConfigError(
-                f"broker URL {redact_url(url)!r}: this version has no RabbitMQ broker yet, it arrives with the next;"
-                f" what works now: {WORKS}"
-            )
+            return _rabbitmq(url, tls)
         case _:
             raise ConfigError(
                 f"broker URL {redact_url(url)!r}: expected the scheme sqlite, memory, amqp or amqps; write {WORKS}"
             )
+
+
+def _rabbitmq(url: str, tls: TlsSettings) -> RabbitBroker:
+    parsed = parse_url(url, secure_connection=tls.secure_connection)
+
+    def context() -> ssl.SSLContext | None:
+        return client_context(parsed, tls_config=tls.tls_config, insecure_skip_verify=tls.insecure_skip_verify)
+
+    context()  # what is wrong with files and settings is said now
+    return RabbitBroker(parsed, context)
 
 
 def redact_url(url: str) -> str:

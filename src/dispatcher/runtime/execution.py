@@ -28,9 +28,12 @@ from .settle import Unsettled
 
 __all__ = ["Execution", "Ready", "Refused", "Run", "timed_out"]
 
+COUNTED_KEPT = 10_000
+"""Of so many redeliveries that were counted here the uuids are remembered."""
+
 
 class Ready(msgspec.Struct, eq=False):
-    """A delivery whose task is known and whose arguments fit."""
+    """A delivery whose task is known and whose arguments fit. `redelivered` False: surely nobody had it before."""
 
     uuid: str
     name: str
@@ -38,6 +41,7 @@ class Ready(msgspec.Struct, eq=False):
     task: RegisteredTask
     args: list[Any]
     headers: Mapping[str, Any]
+    redelivered: bool
 
 
 class Refused(msgspec.Struct, eq=False):
@@ -118,6 +122,7 @@ class Execution:
         self._max_body_bytes = max_body_bytes
         self._delivery_limit = delivery_limit
         self._warned: set[str] = set()
+        self._counted: dict[str, None] = {}
         self._loop_executor = CoroutineExecutor()
         self._executors: dict[Place, Executor] = {"loop": self._loop_executor}
 
@@ -131,9 +136,9 @@ class Execution:
             body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
         except DecodeError as error:
             return Refused(delivery.uuid, "", attempt, Undecodable(str(error)))
-        if delivery.redelivered and delivery.delivery_count is None:
-            redeliveries = _redeliveries(headers) + 1
-            return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries, self._delivery_limit))
+        redeliveries = _redeliveries(headers)
+        if delivery.redelivered and delivery.delivery_count is None and self._must_count(body.uuid):
+            return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries + 1, self._delivery_limit))
         task = tasks.get(body.name)
         if task is None:
             return Refused(body.uuid, body.name, attempt, Unknown(_known_for_seconds(headers)))
@@ -145,7 +150,22 @@ class Execution:
             args = task.signature.check(body.args)
         except ArgumentError as error:
             return Refused(body.uuid, body.name, attempt, BadArguments(str(error)))
-        return Ready(body.uuid, body.name, attempt, task, args, headers)
+        # A copy that counts is not redelivered itself, but what it is a copy of may have run.
+        redelivered = delivery.redelivered or redeliveries > 0
+        return Ready(body.uuid, body.name, attempt, task, args, headers, redelivered)
+
+    def _must_count(self, uuid: str) -> bool:
+        """Whether a redelivery that the broker does not count is to be counted here: once, since we live.
+
+        What comes here a second time cost no life of ours. A Go worker beside us hands back at once what it does not
+        know, and a queue may give it every copy of ours in turn: counting each would make a dead letter of it.
+        """
+        if uuid in self._counted:
+            return False
+        if len(self._counted) >= COUNTED_KEPT:
+            del self._counted[next(iter(self._counted))]
+        self._counted[uuid] = None
+        return True
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +179,7 @@ class Execution:
             ready.uuid,
             ready.name,
             ready.attempt,
-            delivery.redelivered,
+            ready.redelivered,
             ready.headers,
             delivery.queue,
             None if timeout_seconds is None else time.time() + timeout_seconds,

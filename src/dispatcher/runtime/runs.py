@@ -112,9 +112,7 @@ class Runs:
     def _run(self, run: Run, ready: Ready) -> None:
         if self._hub.busy:
             item = run.item
-            self._hub.emit(
-                TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, item.delivery.redelivered)
-            )
+            self._hub.emit(TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, ready.redelivered))
         self._execution.start(run, ready, self._began, self._ended)
 
     def _began(self, run: Run) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from ..brokers import open_broker, redact_url
+from ..brokers import TlsSettings, open_broker, redact_url
 from ..brokers.base import Broker, Inspector, Session
 from ..errors import (
     BrokerUnavailable,
@@ -172,7 +172,12 @@ class Server:
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
         open already (a `memory://` one holds its messages).
         """
-        server = cls(config, broker or open_broker(config.url))
+        tls = TlsSettings(
+            tls_config=config.tls_config,
+            secure_connection=config.secure_connection,
+            insecure_skip_verify=config.insecure_skip_verify,
+        )
+        server = cls(config, broker or open_broker(config.url, tls))
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):
                 await server._link.open()

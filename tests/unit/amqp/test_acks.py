@@ -175,6 +175,18 @@ def test_one_tag_twice_acks_no_other() -> None:
     assert acks.unsettled == 1
 
 
+def test_an_old_tag_acks_no_other() -> None:
+    """Nor does one that was settled long ago make up for it."""
+    acks = window(6)
+    for tag in (1, 2, 3, 4):
+        acks.ack(tag)
+    acks.take()
+    acks.ack(4)
+    acks.ack(6)
+    assert told(acks.take()) == [("Ack", 6, False)]
+    assert acks.unsettled == 1
+
+
 def test_handing_back_all_names_a_tag_that_the_broker_knows() -> None:
     """Where the last deliveries are settled, the multiple nack ends below them."""
     acks = window(5)

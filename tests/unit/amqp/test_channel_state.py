@@ -17,7 +17,7 @@ from amqp_peer import (
 )
 from pamqp import base, body, commands, header
 
-from dispatcher.amqp.channel_state import WINDOWS, ChannelState, ChannelStatus
+from dispatcher.amqp.channel_state import MAX_CACHED_ROUTES, WINDOWS, ChannelState, ChannelStatus
 from dispatcher.amqp.core import Status
 from dispatcher.amqp.errors import ChannelGone, NotFound, PreconditionFailed
 from dispatcher.amqp.events import (
@@ -126,6 +126,7 @@ def test_get(peer: Peer) -> None:
     assert full.content is not None and again.content is not None and empty.content is None
     assert (full.content.delivery_tag, full.content.redelivered, full.content.body) == (1, True, b"text")
     assert (full.content.exchange, full.content.routing_key, full.content.consumer_tag) == ("exchange", "key", b"")
+    assert full.content.route == b"\x08exchange\x03key"
     assert full.content.properties.message_id == usual_properties().message_id
     assert (again.content.delivery_tag, again.content.body, again.content.routing_key) == (2, b"", "queue")
     peer.core.take_outgoing()
@@ -190,6 +191,7 @@ def test_many_ways(peer: Peer) -> None:
     for number in range(2_500):
         channel.publish("exchange", f"key {number % 1_250}", b"\x00\x00", b"", "waiter")
     sent = [frame for _, frame in peer.sent() if isinstance(frame, commands.Basic.Publish)]
+    assert len(channel._routes) <= MAX_CACHED_ROUTES
     assert [frame.routing_key for frame in sent] == [f"key {number % 1_250}" for number in range(2_500)]
 
 
@@ -329,8 +331,8 @@ def test_a_broker_that_ignores_the_prefetch(peer: Peer) -> None:
 
 def test_the_bound_of_deliveries(peer: Peer) -> None:
     """What is settled, what was got and what a second consumer brings does not count as beyond the prefetch."""
-    channel = open_channel(peer, prefetch=1)
-    channel.call(BasicQos(prefetch_count=2), "qos")
+    channel = open_channel(peer, prefetch=2)
+    channel.call(BasicQos(prefetch_count=1), "qos")
     channel.call(BasicConsume(queue="other", consumer_tag="c2"), "consume")
     peer.send(commands.Basic.QosOk(), commands.Basic.ConsumeOk("c2"))
     for tag in range(1, 21):
@@ -343,6 +345,21 @@ def test_the_bound_of_deliveries(peer: Peer) -> None:
     assert len(contents(peer.send(*delivery(tag + 1)))) == 1
     peer.core.take_outgoing()
     assert_clean_end(peer, peer.send(*delivery(tag + 2))[-1:])
+
+
+def test_consumers_that_ended_widen_no_bound(peer: Peer) -> None:
+    """However often a consumer is ended and started again, by us or by the broker, one is one."""
+    channel = open_channel(peer, prefetch=1)
+    for _ in range(20):
+        channel.call(BasicCancel(consumer_tag="c1"), "cancel")
+        for _ in range(2):
+            channel.call(BasicConsume(queue="queue", consumer_tag="c1"), "consume")
+        consumed = commands.Basic.ConsumeOk("c1")
+        peer.send(commands.Basic.CancelOk("c1"), consumed, consumed, commands.Basic.Cancel("c1", nowait=True))
+    for tag in range(1, WINDOWS + 1):
+        assert len(peer.send(*delivery(tag))) == 1
+    peer.core.take_outgoing()
+    assert_clean_end(peer, peer.send(*delivery(WINDOWS + 1))[-1:])
 
 
 def test_no_prefetch_no_bound(peer: Peer) -> None:
@@ -396,6 +413,7 @@ def test_close_within_a_message(peer: Peer, cut: int) -> None:
     frames = delivery(1, b"x" * 100, part=50)
     assert peer.send(*frames[:cut]) == []
     channel.close("close")
+    assert channel.incoming is None
     assert peer.send(*frames[cut:], *delivery(2)) == []
     assert peer.send(commands.Channel.CloseOk()) == [ChannelClosed(1, None, ["close"], [])]
 

@@ -76,10 +76,10 @@ LARGE = [b"x" * 100, b"", bytes(range(256)) * 15, b"x" * 4088, b"x" * 4089, b"x"
 
 def life(bodies: list[bytes]) -> bytes:
     """All that a broker sends on two open channels."""
-    ways = [("c1", "key"), ("c1", "another key"), ("c2", "key"), ("c1", "")]
+    ways = [("c1", "key"), ("c1", "another key"), ("c1", "similar key"), ("c2", "key"), ("c1", "")]
     one: list[PeerFrame] = []
     for tag in range(1, 25):
-        consumer, key = ways[tag // 4 % 4]
+        consumer, key = ways[tag // 2 % len(ways)]
         text = bodies[tag % len(bodies)] if tag > 8 else b"x" * tag
         properties = usual_properties(tag) if tag % 3 else commands.Basic.Properties()
         one += delivery(

@@ -18,6 +18,7 @@ from ...errors import PublishRefused, TopologyMismatch, TopologyMissing, Unrouta
 from ...model import headers as names
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
 from ..base import BrowsedMessage, Message, QueueDepth, TopologyDiffers
+from ..differences import mismatch, queue_differences
 from ..headers import decode_headers, encode_headers
 from .entries import DELAYED, GONE, HELD, READY, Entry, QueueState, Window
 
@@ -52,13 +53,9 @@ class Store:
         with self._lock:
             differs = [difference for queue in topology.queues for difference in self._differences(queue)]
             if topology.declare == "verify":
-                wrong = self._absent(topology)
-                wrong += [f"{d.what} is {d.found}, expected {d.expected}" for d in differs]
-                if wrong:
-                    raise TopologyMismatch(
-                        f"the memory broker is not as asked for: {'; '.join(wrong)}."
-                        " Change what is asked for, or let declare='create' make what is absent"
-                    )
+                absent = self._absent(topology)
+                if absent or differs:
+                    raise mismatch("the memory broker", absent, differs)
                 return []
             for exchange in (topology.exchange, DEAD_EXCHANGE, DELAY_EXCHANGE):
                 self._bindings.setdefault(exchange, {})
@@ -102,15 +99,7 @@ class Store:
         queue = self._queues.get(spec.name)
         if queue is None:
             return []
-        pairs = (
-            ("delivery_limit", spec.delivery_limit, queue.delivery_limit),
-            ("max_length", spec.max_length, queue.max_length),
-        )
-        return [
-            TopologyDiffers(f"{field} of queue {spec.name!r}", repr(wanted), repr(found))
-            for field, wanted, found in pairs
-            if wanted != found
-        ]
+        return queue_differences(spec, delivery_limit=queue.delivery_limit, max_length=queue.max_length)
 
     def queue(self, name: str) -> QueueState:
         """The queue of that name; `TopologyMismatch` if it does not exist."""

@@ -1,1 +1,62 @@
-"""RabbitMQ, 3.10 to 4.3, over an AMQP engine of our own."""
+"""RabbitMQ as a broker: `RabbitBroker` says where it is, its sessions do the rest. See DESIGN section 6."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable
+
+from ...amqp.connection import Connection, open_connection
+from ...amqp.errors import AmqpError
+from ...amqp.url import AmqpUrl
+from ...errors import ConfigError, ConnectionLost
+from ..base import OnEvent
+from .session import Known, RabbitSession
+from .translate import connect_error
+
+__all__ = ["RabbitBroker", "RabbitSession"]
+
+
+class RabbitBroker:
+    """One RabbitMQ, or the nodes of one cluster. `context` makes the TLS context of each attempt, or None for plain TCP."""
+
+    def __init__(self, url: AmqpUrl, context: Callable[[], ssl.SSLContext | None]) -> None:
+        self._url = url
+        self._context = context
+        # Not always the first one first: the clients of a cluster spread over its nodes.
+        self._hosts = random.sample(url.hosts, len(url.hosts))
+        self._known = Known()
+
+    def __repr__(self) -> str:
+        return f"RabbitBroker({', '.join(f'{host}:{port}' for host, port in self._url.hosts)})"
+
+    async def connect(self, *, name: str, on_event: OnEvent) -> RabbitSession:
+        """Open a session. One attempt is each host once; the next begins where this one left off.
+
+        `ConnectionLost` names what each host said. `AuthenticationError` and other `ConfigError`s (TLS verification)
+        are raised at once: another host of the same broker would say the same.
+        """
+
+        async def open_as(role: str, on_blocked: Callable[[str], None], on_unblocked: Callable[[], None]) -> Connection:
+            return await self._open(f"{name} {role}", on_blocked, on_unblocked)
+
+        session = RabbitSession(name, open_as, on_event, self._known)
+        await session.open()
+        return session
+
+    async def _open(self, name: str, on_blocked: Callable[[str], None], on_unblocked: Callable[[], None]) -> Connection:
+        context = self._context()
+        failures: list[str] = []
+        for _ in range(len(self._hosts)):
+            host = self._hosts[0]
+            try:
+                return await open_connection(
+                    self._url, host=host, context=context, name=name, on_blocked=on_blocked, on_unblocked=on_unblocked
+                )
+            except AmqpError as error:
+                self._hosts.append(self._hosts.pop(0))
+                failed = connect_error(error, f"{host[0]}:{host[1]}", self._url.login.user, self._url.vhost)
+                if isinstance(failed, ConfigError):
+                    raise failed from None  # the cause's frames hold the login
+                failures.append(str(failed))
+        raise ConnectionLost("; ".join(failures))

@@ -56,7 +56,9 @@ __all__ = [
     "UNREACHABLE_DELIVERY_LIMIT",
     "Detour",
     "detour",
+    "is_service",
     "ladder",
+    "level_names",
     "strip",
     "way_to_exchange",
     "way_to_queue",
@@ -115,14 +117,16 @@ def strip(headers: Mapping[str, Any]) -> dict[str, Any]:
     no death. What the broker noted of other queues stays.
     """
     kept = {name: value for name, value in headers.items() if name not in _OF_THE_WAY}
-    deaths = kept.get("x-death")
+    if "x-death" not in kept:  # nearly always; no other note of a death comes without it
+        return kept
+    deaths = kept["x-death"]
     if isinstance(deaths, list):
-        others = [death for death in deaths if not (isinstance(death, Mapping) and _is_service(death.get("queue")))]
+        others = [death for death in deaths if not (isinstance(death, Mapping) and is_service(death.get("queue")))]
         kept["x-death"] = others
         if not others:
             del kept["x-death"]
     for which in ("x-first-death", "x-last-death"):
-        if _is_service(kept.get(f"{which}-queue")):
+        if is_service(kept.get(f"{which}-queue")):
             for field in ("queue", "reason", "exchange"):
                 kept.pop(f"{which}-{field}", None)
     return kept
@@ -133,8 +137,9 @@ _OF_THE_WAY = frozenset(
 )
 
 
-def _is_service(queue: object) -> bool:
-    return isinstance(queue, str) and queue.startswith(SERVICE_PREFIX)
+def is_service(name: object) -> bool:
+    """Whether an exchange or queue of that name belongs to the ladder or to a way to and from it."""
+    return isinstance(name, str) and (name == DELAY_EXCHANGE or name.startswith(SERVICE_PREFIX))
 
 
 def ladder(features: Features) -> Plan:
@@ -187,6 +192,11 @@ def way_to_queue(queue: str, *, bounded: bool) -> Plan:
     name = BACK_TO_QUEUE + queue
     way_round = Plan(queues=(_transit(name, 0, QUEUES_EXCHANGE),), bindings=(BindingSpec(DELAY_EXCHANGE, name, queue),))
     return join([straight, way_round])
+
+
+def level_names(features: Features) -> tuple[str, ...]:
+    """The names of all levels, each of which is an exchange and a queue."""
+    return tuple(_level(lane, level) for lane in _lanes(features) for level in range(LEVELS))
 
 
 def _lanes(features: Features) -> tuple[str, ...]:

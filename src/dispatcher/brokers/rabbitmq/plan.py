@@ -13,11 +13,13 @@ import msgspec
 
 from ...errors import ConfigError
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
+from ..base import TopologyDiffers
 from .ladder import (
     HIGH_LANE,
     PLAIN_LANE,
     SERVICE_PREFIX,
     UNREACHABLE_DELIVERY_LIMIT,
+    is_service,
     ladder,
     way_to_exchange,
     way_to_queue,
@@ -50,7 +52,7 @@ def plan_of(topology: Topology, features: Features) -> Plan:
 
 
 def _check_not_ours(what: str, name: str) -> None:
-    if name in (DEAD_EXCHANGE, DELAY_EXCHANGE) or name.startswith(SERVICE_PREFIX):
+    if name == DEAD_EXCHANGE or is_service(name):
         raise ConfigError(f"{what} name: expected one that Dispatcher does not use itself, got {name!r}")
 
 
@@ -98,13 +100,16 @@ def _classic(queue: Queue) -> dict[str, str | int]:
     return arguments
 
 
-def _notes(queue: Queue, features: Features) -> tuple[str, ...]:
+def _notes(queue: Queue, features: Features) -> tuple[TopologyDiffers, ...]:
     if queue.type != "quorum" or queue.max_priority is None or features.quorum_priorities == "strict":
         return ()
-    does = "does not order" if features.quorum_priorities == "none" else "orders in two levels only"
+    found = "none" if features.quorum_priorities == "none" else "two levels, above 4 and the others"
     return (
-        f"max_priority of queue {queue.name!r}: RabbitMQ {features.version} {does} quorum queues by priority;"
-        " it does strictly from 4.3 on, and type='classic' on every version",
+        TopologyDiffers(
+            f"order by priority of queue {queue.name!r}",
+            "strict",
+            f"{found} (RabbitMQ {features.version}; quorum queues order strictly from 4.3 on, type='classic' does always)",
+        ),
     )
 
 
@@ -143,7 +148,7 @@ def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
     `install` creates the topology. `publish` sends tasks, delayed ones included. `work` consumes the queues and
-    publishes tasks, retries and dead letters; neither of those two can create, delete, bind or purge anything.
+    publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]

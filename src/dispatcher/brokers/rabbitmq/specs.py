@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from ..base import TopologyDiffers
+
 __all__ = ["Arguments", "BindingSpec", "ExchangeSpec", "ExchangeType", "Plan", "QueueSpec", "join"]
 
 ExchangeType = Literal["direct", "fanout", "headers"]
@@ -45,13 +47,13 @@ class BindingSpec(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """What is to exist: exchanges first, then queues, then bindings is an order in which they can be created.
 
-    `notes`: sentences about what this broker cannot do of what was asked for, to be logged once.
+    `notes`: what this broker cannot do of what was asked for, whatever exists.
     """
 
     exchanges: tuple[ExchangeSpec, ...] = ()
     queues: tuple[QueueSpec, ...] = ()
     bindings: tuple[BindingSpec, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[TopologyDiffers, ...] = ()
 
 
 def join(plans: Iterable[Plan]) -> Plan:
@@ -59,7 +61,7 @@ def join(plans: Iterable[Plan]) -> Plan:
     exchanges: dict[str, ExchangeSpec] = {}
     queues: dict[str, QueueSpec] = {}
     bindings: dict[tuple[str, str, str], BindingSpec] = {}
-    notes: list[str] = []
+    notes: list[TopologyDiffers] = []
     for plan in plans:
         for exchange in plan.exchanges:
             exchanges.setdefault(exchange.name, exchange)

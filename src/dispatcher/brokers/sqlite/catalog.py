@@ -13,6 +13,7 @@ import msgspec
 from ...errors import TopologyMismatch
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
 from ..base import TopologyDiffers
+from ..differences import mismatch, queue_differences
 
 __all__ = ["Catalog", "QueueInfo", "SessionInfo", "declare", "load"]
 
@@ -87,12 +88,9 @@ def declare(connection: Any, catalog: Catalog, topology: Topology) -> tuple[list
         return [], False
     differs = [difference for queue in topology.queues for difference in _differences(catalog, queue)]
     if topology.declare == "verify":
-        wrong = _absent(catalog, topology) + [f"{d.what} is {d.found}, expected {d.expected}" for d in differs]
-        if wrong:
-            raise TopologyMismatch(
-                f"the file's topology is not as asked for: {'; '.join(wrong)}."
-                " Change what is asked for, or let declare='create' make what is absent"
-            )
+        absent = _absent(catalog, topology)
+        if absent or differs:
+            raise mismatch("the file's topology", absent, differs)
         return [], False
     before = connection.total_changes
     for exchange in (topology.exchange, DEAD_EXCHANGE, DELAY_EXCHANGE):
@@ -124,15 +122,7 @@ def _differences(catalog: Catalog, queue: Queue) -> list[TopologyDiffers]:
     found = catalog.by_name.get(queue.name)
     if found is None:
         return []
-    pairs = (
-        ("delivery_limit", queue.delivery_limit, found.delivery_limit),
-        ("max_length", queue.max_length, found.max_length),
-    )
-    return [
-        TopologyDiffers(f"{field} of queue {queue.name!r}", repr(wanted), repr(exists))
-        for field, wanted, exists in pairs
-        if wanted != exists
-    ]
+    return queue_differences(queue, delivery_limit=found.delivery_limit, max_length=found.max_length)
 
 
 def _absent(catalog: Catalog, topology: Topology) -> list[str]:

@@ -1,0 +1,115 @@
+"""A delivery of RabbitMQ: bytes until something is asked for, and settled on the channel that brought it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...amqp.errors import ProtocolError
+from ...amqp.events import Content
+from ...errors import DeliveryLost
+from ...model import headers as names
+from ...model.topology import DELAY_EXCHANGE
+from .deaths import with_reason
+from .ladder import is_service, strip
+
+if TYPE_CHECKING:
+    from .consuming import RabbitConsumer
+
+__all__ = ["RabbitDelivery", "counted_deliveries", "read_headers"]
+
+
+def read_headers(content: Content, queue: str) -> dict[str, Any]:
+    """The headers of a message of `queue`, without what the way to it left there."""
+    try:
+        headers = content.properties.headers
+    except ProtocolError:
+        # RabbitMQ hands on names that are not UTF-8 and tables of any depth. A stranger's: the body decides.
+        return {}
+    return with_reason(strip(headers), queue) if headers else {}
+
+
+def counted_deliveries(headers: dict[str, Any]) -> int | None:
+    """Take the broker's own count out of `headers`: how many holders were lost with it; None where it counts none."""
+    acquired = headers.pop("x-acquired-count", None)  # from 4.3 on, besides: what was only handed back included
+    count = headers.pop("x-delivery-count", None)
+    return count if type(count) is int else None if acquired is None else 0
+
+
+class RabbitDelivery:
+    """One handing-over of one message. See `brokers.base.Delivery`."""
+
+    __slots__ = ("_consumer", "_content", "_count", "_headers", "_settled")
+
+    def __init__(self, consumer: RabbitConsumer, content: Content) -> None:
+        self._consumer = consumer
+        self._content = content
+        self._headers: dict[str, Any] | None = None
+        self._count: int | None = None
+        self._settled = False
+
+    def __repr__(self) -> str:
+        return f"RabbitDelivery(uuid={self.uuid!r}, queue={self.queue!r})"
+
+    @property
+    def queue(self) -> str:
+        return self._consumer.queue
+
+    @property
+    def exchange(self) -> str:
+        exchange = self._content.exchange
+        return DELAY_EXCHANGE if is_service(exchange) else exchange  # whichever rung of the ladder was its last
+
+    @property
+    def routing_key(self) -> str:
+        return self._content.routing_key
+
+    @property
+    def body(self) -> bytes:
+        return self._content.body
+
+    @property
+    def uuid(self) -> str:
+        return self._content.properties.message_id or ""
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        if self._headers is None:
+            self._headers = headers = read_headers(self._content, self._consumer.queue)
+            self._count = counted_deliveries(headers)
+        return self._headers
+
+    @property
+    def priority(self) -> int | None:
+        return self._content.properties.priority
+
+    @property
+    def redelivered(self) -> bool:
+        return self._content.redelivered
+
+    @property
+    def delivery_count(self) -> int | None:
+        headers = self.headers
+        if self._count is not None:
+            return self._count
+        if self._content.redelivered:
+            return None  # a classic queue: it says that there was a holder, not how many
+        count = headers.get(names.REDELIVERIES)
+        return count if type(count) is int else 0
+
+    def ack(self) -> None:
+        self._take().ack(self._content.delivery_tag)
+
+    def reject(self) -> None:
+        self._take().nack(self._content.delivery_tag)
+
+    def _take(self) -> RabbitConsumer:
+        consumer = self._consumer
+        if self._settled:
+            raise DeliveryLost(f"message {self.uuid!r} was settled already; settle a delivery once")
+        if not consumer.is_alive:
+            raise DeliveryLost(
+                f"the session that brought message {self.uuid!r} has ended; the broker delivers it again by itself"
+            )
+        self._settled = True
+        consumer.note_settled()
+        return consumer

@@ -1,0 +1,267 @@
+"""Publishing on one exchange: a channel in confirm mode, and what became of each publish.
+
+Each exchange has a channel of its own, because a mistake with one (it does not exist, no permission) ends the channel
+and with it the confirms of everything in flight there. What no answer came for, and is not to blame, is published again
+on a new channel. A publish whose caller gave up is not touched again.
+
+What cannot be sent at all fails alone, before a byte of it is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from ...amqp.channel import Channel
+from ...amqp.errors import AccessRefused, AmqpError, NotFound, ReplyError
+from ...amqp.properties import encode_properties
+from ...amqp.tables import encode_table
+from ...errors import (
+    ArgumentError,
+    BrokerBlocked,
+    ConnectionLost,
+    DispatcherError,
+    PublishRefused,
+    TopologyMissing,
+    Unroutable,
+)
+from ...model import headers as names
+from ..base import Headers, Message
+from .ladder import is_service
+from .translate import largest_body
+
+__all__ = ["ExchangePublisher", "Limits", "Publish"]
+
+MAX_TRIES = 3
+"""How often a publish is sent on channels that the broker closes without saying that another publish was to blame."""
+
+_PERSISTENT = 2
+_LENGTH = struct.Struct(">I")
+_NUMBER_FIELD = encode_table({names.PUBLISH: 0})[4:-5]
+"""The field in which a publish carries its number, without its type and value."""
+_TAGGED_INT64 = struct.Struct(">cq")
+_NUMBER_SIZE = len(_NUMBER_FIELD) + _TAGGED_INT64.size
+
+
+class Publish:
+    """One publish on its way: the message as bytes, and the future of who waits for it."""
+
+    __slots__ = ("exchange", "fields", "future", "message", "priority", "tries")
+
+    def __init__(
+        self,
+        exchange: str,
+        message: Message,
+        headers: Headers,
+        future: asyncio.Future[None],
+        default_priority: int | None,
+    ) -> None:
+        self.exchange = exchange
+        self.message = message
+        self.priority = default_priority if message.priority is None else message.priority
+        self.fields = encode_table(headers)[4:]  # now: what the sender does to its mapping later changes no message
+        self.future = future
+        self.tries = 0
+
+    def properties(self, number: int) -> bytes:
+        fields, message = self.fields, self.message
+        return encode_properties(
+            content_type=message.content_type,
+            headers=b"%b%b%b%b"
+            % (_LENGTH.pack(len(fields) + _NUMBER_SIZE), fields, _NUMBER_FIELD, _TAGGED_INT64.pack(b"l", number)),
+            delivery_mode=_PERSISTENT,
+            priority=self.priority,
+            message_id=message.uuid or None,
+        )
+
+    def fail(self, error: DispatcherError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Limits:
+    """What the broker told a session of its bounds: it closes a channel at each larger message. None: nothing yet."""
+
+    def __init__(self) -> None:
+        self.largest_body: int | None = None
+
+
+class ExchangePublisher:
+    """The publishes to one exchange, or to those of the delay ladder. `give_up` ends the session."""
+
+    def __init__(
+        self,
+        exchange: str,
+        open_channel: Callable[[], Awaitable[Channel]],
+        limits: Limits,
+        give_up: Callable[[ConnectionLost], None],
+    ) -> None:
+        self._exchange = exchange
+        self._open_channel = open_channel
+        self._limits = limits
+        self._give_up = give_up
+        self._blocked = False
+        self._emptied: asyncio.Event | None = None
+        self._channel: Channel | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: deque[Publish] = deque()
+
+    def publish(self, publish: Publish) -> None:
+        """Send it, or keep it until the channel is open."""
+        largest = self._limits.largest_body
+        if largest is not None and len(publish.message.body) > largest:
+            publish.fail(_too_large(publish, largest))
+            return
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            self._waiting.append(publish)
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open(), name=f"dispatcher publisher of {self._exchange}")
+        elif channel.paused:
+            publish.fail(BrokerBlocked("the broker asked to pause publishing", uuid=publish.message.uuid))
+        else:
+            self._send(channel, publish)
+
+    def _send(self, channel: Channel, publish: Publish) -> None:
+        if publish.future.done():
+            return  # its caller gave up while it waited for the channel
+        message = publish.message
+        try:
+            channel.publish(
+                publish.exchange, message.routing_key, publish.properties(channel.next_publish), message.body, publish
+            )
+        except ArgumentError as error:
+            publish.fail(ArgumentError(f"properties and headers of message {message.uuid!r:.100}: {error}"))
+
+    async def _open(self) -> None:
+        try:
+            channel = await self._open_channel()
+            await channel.select_confirms(self, return_header=names.PUBLISH)
+        except AmqpError as error:
+            if not self._blocked:  # then the broker reads nothing, and answers when it does again
+                self._give_up(ConnectionLost(f"expected a channel for publishing: {error}"))
+            return
+        finally:
+            self._opening = None
+        self._channel = channel
+        while self._waiting:
+            self._send(channel, self._waiting.popleft())
+
+    def block(self, reason: str | None) -> None:
+        """The broker takes no messages now; None: it does again. What was not sent yet fails."""
+        self._blocked = reason is not None
+        while self._blocked and self._waiting:
+            publish = self._waiting.popleft()
+            publish.fail(BrokerBlocked(f"the broker takes no messages now: {reason}", uuid=publish.message.uuid))
+
+    async def answered(self, timeout_seconds: float) -> None:
+        """Wait until the broker has answered everything that was published, or until the time is over."""
+        self._emptied = asyncio.Event()
+        self._note_answers()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._emptied.wait()
+        except TimeoutError:
+            pass  # what is left fails with the session's end
+
+    def _note_answers(self) -> None:
+        unanswered = self._channel.state.confirms if self._channel is not None else None
+        if self._emptied is not None and not self._waiting and not unanswered:
+            self._emptied.set()
+
+    def end(self, error: DispatcherError) -> None:
+        """The session has ended."""
+        if self._opening is not None:
+            self._opening.cancel()
+        while self._waiting:
+            self._waiting.popleft().fail(error)
+        self._note_answers()
+
+    # --- what the channel tells (ConfirmListener) ------------------------------------------------------------------
+
+    def confirmed(self, waiters: Sequence[Publish]) -> None:
+        for publish in waiters:
+            future = publish.future
+            if not future.done():
+                future.set_result(None)
+        if self._emptied is not None:
+            self._note_answers()
+
+    def refused(self, waiters: Sequence[Publish]) -> None:
+        for publish in waiters:
+            message = publish.message
+            publish.fail(
+                PublishRefused(
+                    f"the broker refused a message to exchange {message.exchange!r} with key {message.routing_key!r};"
+                    " a queue there may be at its maximum length",
+                    uuid=message.uuid,
+                )
+            )
+        self._note_answers()
+
+    def returned(self, waiter: Publish | None, error: ReplyError) -> None:
+        if waiter is None:
+            # Nobody can tell whose it was, and the ack that follows would count as accepted.
+            self._give_up(ConnectionLost("a message came back that is none of this session's"))
+            return
+        message = waiter.message
+        waiter.fail(
+            Unroutable(
+                f"no queue is bound to exchange {message.exchange!r} with key {message.routing_key!r}; declare one, or"
+                " correct the routing key",
+                uuid=message.uuid,
+            )
+        )
+
+    def lost(self, waiters: Sequence[Publish], error: AmqpError | None) -> None:
+        """The channel ended. A refusal answers those it is about; the others go out again."""
+        if not isinstance(error, ReplyError):
+            self.end(reason := ConnectionLost(f"the connection ended before the broker answered: {error}"))
+            for publish in waiters:
+                publish.fail(reason)
+            return
+        largest = largest_body(error)
+        if largest is not None:
+            self._limits.largest_body = largest
+        answers = [_answer(publish, error, largest) for publish in waiters]
+        nobody_to_blame = not any(answers)
+        for publish, answer in zip(waiters, answers, strict=True):
+            publish.tries += nobody_to_blame
+            if answer is not None:
+                publish.fail(answer)
+            elif publish.tries < MAX_TRIES:
+                self.publish(publish)
+            else:
+                reason = ConnectionLost(f"the broker closed the channel {publish.tries} times: {error}")
+                publish.fail(reason)
+                self._give_up(reason)
+        self._note_answers()
+
+
+def _answer(publish: Publish, error: ReplyError, largest: int | None) -> DispatcherError | None:
+    """What the refusal that closed the channel says of one publish; None if it is about another."""
+    message = publish.message
+    # All rungs of the ladder share a channel, so there it matters which of them is missing.
+    if isinstance(error, NotFound) and (not is_service(publish.exchange) or f"'{publish.exchange}'" in error.text):
+        return TopologyMissing(
+            f"exchange {publish.exchange!r} does not exist; declare it (declare='create'), or correct its name",
+            uuid=message.uuid,
+        )
+    if isinstance(error, AccessRefused):
+        return PublishRefused(
+            f"this user may not write to exchange {publish.exchange!r}: {error.text}", uuid=message.uuid
+        )
+    if largest is not None and len(message.body) > largest:
+        return _too_large(publish, largest)
+    return None
+
+
+def _too_large(publish: Publish, largest: int) -> PublishRefused:
+    message = publish.message
+    return PublishRefused(
+        f"the broker takes messages of at most {largest} bytes, this one has {len(message.body)}; make it smaller, or"
+        " raise the broker's max_message_size",
+        uuid=message.uuid,
+    )

@@ -1,0 +1,292 @@
+"""A session on RabbitMQ: two connections, one that publishes and one that consumes, and the end of both together.
+
+Two, because an alarm of the broker (memory, disk) stops the reading of a connection that publishes: acks on the same one
+would stop with it. The consuming one is opened when it is first needed: who only publishes needs one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from time import time
+
+from ...amqp.channel import Channel
+from ...amqp.connection import Connection
+from ...amqp.errors import AmqpError
+from ...errors import (
+    ArgumentError,
+    BrokerBlocked,
+    ConfigError,
+    ConnectionLost,
+    DispatcherError,
+)
+from ...model.topology import DELAY_EXCHANGE, Queue, Topology, check_name
+from ..base import DEFAULT_PRIORITY, Blocked, Connected, Disconnected, Message, OnEvent, TopologyDiffers, Unblocked
+from .consuming import RabbitConsumer
+from .declare import declare
+from .inspector import RabbitInspector
+from .ladder import detour, is_service
+from .publishing import ExchangePublisher, Limits, Publish
+from .translate import lost, refusal
+from .version import Features, features_of, server_version
+
+__all__ = ["Known", "Opener", "RabbitSession"]
+
+CLOSE_SECONDS = 5.0
+"""How long a close waits for the answers to what was published before it."""
+
+Opener = Callable[[str, Callable[[str], None], Callable[[], None]], Awaitable[Connection]]
+"""Opens a connection of that role to the same broker."""
+
+
+class Known:
+    """What the sessions of one broker object have in common: the queues they declared, the differences already told."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, Queue] = {}
+        self.told: set[TopologyDiffers] = set()
+        self.routes: set[str] = set()
+        self.default_priority: int | None = None
+
+    def add(self, queues: Iterable[Queue]) -> None:
+        """Note what was declared. Among classic queues with priorities one without a priority would be the lowest."""
+        for queue in queues:
+            self.queues[queue.name] = queue
+            if queue.max_priority is not None:
+                self.default_priority = DEFAULT_PRIORITY
+
+
+class RabbitSession:
+    """One session. See `brokers.base.Session`. Made by `RabbitBroker.connect`."""
+
+    def __init__(self, name: str, open_connection: Opener, on_event: OnEvent, known: Known) -> None:
+        self._name = name
+        self._open_connection = open_connection
+        self._on_event = on_event
+        self._known = known
+        self._loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._publishing: Connection | None = None
+        self._consuming: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._publishers: dict[str, ExchangePublisher] = {}
+        self._limits = Limits()
+        self._consumers: list[RabbitConsumer] = []
+        self._blocked: str | None = None
+        self._ended = False
+        self._closing: asyncio.Task[None] | None = None
+        self._features = features_of(server_version({}))
+        self._inspector: RabbitInspector | None = None
+        self.peer = ""
+
+    async def open(self) -> None:
+        """Open the publishing connection."""
+        connection = await self._open_connection("publisher", self._note_blocked, self._note_unblocked)
+        self._publishing = connection
+        self.peer = connection.peer
+        self._features = features_of(server_version(connection.server_properties))
+        self._inspector = RabbitInspector(self._consumer_channel, self._known.queues, self._features)
+        connection.closed.add_done_callback(self._connection_closed)
+        self._on_event(Connected(self.peer))
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        return self._closed
+
+    @property
+    def features(self) -> Features:
+        """What this broker's version can do."""
+        return self._features
+
+    @property
+    def inspector(self) -> RabbitInspector:
+        self._check()
+        assert self._inspector is not None
+        return self._inspector
+
+    # --- topology --------------------------------------------------------------------------------------------------
+
+    async def declare(self, topology: Topology) -> None:
+        self._check()
+        assert self._publishing is not None
+        try:
+            await declare(self._publishing.open_channel, topology, self._features, self._tell)
+        except AmqpError as error:
+            raise refusal(error, f"declaring the topology of exchange {topology.exchange!r}") from error
+        self._known.add(topology.queues)
+
+    def _tell(self, difference: TopologyDiffers) -> None:
+        if difference not in self._known.told:
+            self._known.told.add(difference)
+            self._on_event(difference)
+
+    # --- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        try:
+            self._check()
+            if self._blocked is not None:
+                raise BrokerBlocked(f"the broker takes no messages now: {self._blocked}", uuid=message.uuid)
+            publish = self._prepare(message, future)
+        except DispatcherError as error:
+            future.set_exception(error)
+        else:
+            self._publisher(publish.exchange).publish(publish)
+        return future
+
+    def _prepare(self, message: Message, future: asyncio.Future[None]) -> Publish:
+        if message.routing_key not in self._known.routes:
+            self._check_route(message)
+        headers = message.headers or {}
+        exchange = message.exchange
+        if message.ready_at_ms is not None:
+            delay_ms = message.ready_at_ms - int(time() * 1000)
+            if delay_ms > 0:
+                way = detour(
+                    delay_ms,
+                    exchange,
+                    due_at_ms=message.ready_at_ms,
+                    priority=DEFAULT_PRIORITY if message.priority is None else message.priority,
+                    features=self._features,
+                )
+                exchange, headers = way.exchange, {**headers, **way.headers}
+        try:
+            return Publish(exchange, message, headers, future, self._known.default_priority)
+        except ArgumentError as error:
+            raise ArgumentError(f"headers of message {message.uuid!r}: {error}") from error
+
+    def _check_route(self, message: Message) -> None:
+        """A route that cannot travel would end the channel, and with it the publishes of others."""
+        try:
+            check_name("exchange", message.exchange)
+            check_name("routing key", message.routing_key)
+        except ConfigError as error:
+            raise ArgumentError(str(error)) from None
+        if len(self._known.routes) > 10_000:
+            self._known.routes.clear()
+        self._known.routes.add(message.routing_key)
+
+    def _publisher(self, exchange: str) -> ExchangePublisher:
+        key = DELAY_EXCHANGE if is_service(exchange) else exchange
+        publisher = self._publishers.get(key)
+        if publisher is None:
+            assert self._publishing is not None
+            publisher = ExchangePublisher(key, self._publishing.open_channel, self._limits, self._end)
+            self._publishers[key] = publisher
+        return publisher
+
+    def _note_blocked(self, reason: str) -> None:
+        self._blocked = reason
+        for publisher in self._publishers.values():
+            publisher.block(reason)
+        self._on_event(Blocked(reason))
+
+    def _note_unblocked(self) -> None:
+        self._blocked = None
+        for publisher in self._publishers.values():
+            publisher.block(None)
+        self._on_event(Unblocked())
+
+    # --- consuming -------------------------------------------------------------------------------------------------
+
+    async def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
+        if prefetch < 1:
+            raise ConfigError(f"prefetch: expected 1 or more, got {prefetch!r}")
+        self._check()
+        channel = await self._consumer_channel()
+        consumer = RabbitConsumer(queue, channel, self._features, self._end, self._forget)
+        self._consumers.append(consumer)
+        try:
+            await consumer.start(prefetch)
+        except BaseException:
+            self._forget(consumer)
+            consumer.end()
+            await channel.close()
+            raise
+        return consumer
+
+    def _forget(self, consumer: RabbitConsumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+    async def _consumer_channel(self) -> Channel:
+        """A new channel on the consuming connection. Where there is none to be had the session ends."""
+        self._check()
+        try:
+            async with self._opening:
+                if self._consuming is None:
+                    connection = await self._open_connection("consumer", _ignore, _ignore_too)
+                    if self._ended:
+                        connection.abort()
+                        self._check()
+                    connection.closed.add_done_callback(self._connection_closed)
+                    self._consuming = connection
+            return await self._consuming.open_channel()
+        except DispatcherError as error:
+            # Not AuthenticationError: the publishing connection was let in a moment ago.
+            failed = ConnectionLost(f"no second connection, for consuming: {error}")
+            self._end(failed)
+            raise failed from error
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._ended:
+            raise ConnectionLost("this session has ended; connect again")
+
+    def _connection_closed(self, closed: asyncio.Future[None]) -> None:
+        self._end(lost(closed.exception(), self.peer))
+
+    def _end(self, error: ConnectionLost) -> None:
+        """The session is lost: everything of it ends now, whatever part of it still works."""
+        if self._ended:
+            return
+        self._ended = True
+        self._on_event(Disconnected(self.peer, str(error)))
+        self._let_go(error)
+        for connection in (self._publishing, self._consuming):
+            if connection is not None:
+                connection.abort()
+        self._closed.set_exception(error)
+        self._closed.exception()  # nobody need await `closed`: unread, asyncio would log it as never retrieved
+
+    @property
+    def unsettled(self) -> int:
+        """For tests: how many deliveries the broker counts as held by this session."""
+        return sum(consumer.unsettled for consumer in self._consumers)
+
+    def abort(self) -> None:
+        """For tests: end it without a word to the broker, as a broken link does."""
+        self._end(ConnectionLost(f"{self.peer}: the test ended it"))
+
+    def _let_go(self, error: ConnectionLost) -> None:
+        for consumer in self._consumers:
+            consumer.end()
+        for publisher in self._publishers.values():
+            publisher.end(error)
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"dispatcher close session {self._name}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._blocked is None:
+            await asyncio.gather(*[publisher.answered(CLOSE_SECONDS) for publisher in self._publishers.values()])
+        await asyncio.gather(*[consumer.close() for consumer in self._consumers])
+        self._let_go(ConnectionLost("this session was closed"))
+        connections = [one for one in (self._consuming, self._publishing) if one is not None]
+        await asyncio.gather(*[connection.close() for connection in connections])
+        self._closed.set_result(None)
+
+
+def _ignore(reason: str) -> None:
+    """The consuming connection publishes nothing: blocked or not is all the same to it."""
+
+
+def _ignore_too() -> None:
+    """See `_ignore`."""

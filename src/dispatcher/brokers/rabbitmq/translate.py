@@ -1,0 +1,51 @@
+"""What an AMQP error means to Dispatcher. No I/O, and no word of a secret: the broker's texts name users, never passwords."""
+
+from __future__ import annotations
+
+import re
+
+from ...amqp.errors import AccessRefused, AmqpError, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
+from ...errors import AuthenticationError, ConnectionLost, DispatcherError, TopologyMismatch
+
+__all__ = ["connect_error", "largest_body", "lost", "refusal"]
+
+_HEALS = re.compile(r"limit|is down|not alive", re.IGNORECASE)
+"""A refusal (530) with such a text is of the moment: too many connections, a virtual host that is being started."""
+
+_TOO_LARGE = re.compile(r"message size \d+ .*max size (\d+)")
+
+
+def connect_error(error: AmqpError, peer: str, user: str, vhost: str) -> DispatcherError:
+    """Why a connection could not be opened: `AuthenticationError` where trying again will not help."""
+    if isinstance(error, AccessRefused):
+        return AuthenticationError(
+            f"{peer}: the broker refused the login of user {user!r}; check user name and password ({error.text})"
+        )
+    if isinstance(error, NotAllowed) and not _HEALS.search(error.text):
+        return AuthenticationError(
+            f"{peer}: the broker refused user {user!r} the virtual host {vhost!r}; does it exist, and has the user"
+            f" permissions there? ({error.text})"
+        )
+    return ConnectionLost(f"{peer}: {error}")
+
+
+def lost(error: BaseException | None, peer: str) -> ConnectionLost:
+    """How a session says that its connection ended."""
+    return ConnectionLost(f"{peer}: {error}" if error is not None else f"{peer}: the connection was closed")
+
+
+def refusal(error: AmqpError, what: str) -> TopologyMismatch | ConnectionLost:
+    """What became of something that was asked of a queue or exchange: refused for good, or never answered."""
+    if isinstance(error, NotFound):
+        return TopologyMismatch(f"{what}: expected one that exists; declare it, or correct its name ({error.text})")
+    if isinstance(error, AccessRefused):
+        return TopologyMismatch(f"{what}: expected the right to do that, this user has none ({error.text})")
+    if isinstance(error, PreconditionFailed | ResourceLocked):
+        return TopologyMismatch(f"{what}: {error}")
+    return ConnectionLost(f"{what}: {error}")
+
+
+def largest_body(error: AmqpError) -> int | None:
+    """The broker's largest message in bytes, if `error` is its refusal of one that is larger."""
+    found = _TOO_LARGE.search(str(error))
+    return int(found[1]) if found else None

@@ -1,0 +1,215 @@
+"""`plan_of`, `definitions` and `roles`: what a topology is on RabbitMQ, and who may do what with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from dispatcher.brokers.rabbitmq.ladder import is_service
+from dispatcher.brokers.rabbitmq.plan import definitions, plan_of, roles
+from dispatcher.brokers.rabbitmq.specs import ExchangeSpec, Plan
+from dispatcher.brokers.rabbitmq.version import Features, ServerVersion, features_of
+from dispatcher.errors import ConfigError
+from dispatcher.model.topology import DeclareMode, Queue, Topology
+
+V310, V40, V43 = (features_of(ServerVersion(*version)) for version in ((3, 10, 8), (4, 0, 5), (4, 3, 6)))
+QUORUM = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 20,
+    "x-dead-letter-exchange": "dispatcher.dead",
+    "x-dead-letter-routing-key": "q",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+DEAD = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
+
+def plan(*queues: Queue, features: Features = V310) -> Plan:
+    return plan_of(Topology("ex", queues), features)
+
+
+def arguments(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The arguments of each queue that is not the ladder's."""
+    return {spec.name: dict(spec.arguments) for spec in plan.queues if not is_service(spec.name)}
+
+
+def routes(plan: Plan) -> set[tuple[str, str, str]]:
+    """Each binding of an exchange that is not a level of the ladder."""
+    return {(b.source, b.routing_key, b.destination) for b in plan.bindings if not b.arguments and b.routing_key}
+
+
+def test_a_quorum_queue() -> None:
+    """It has its limit and its dead letters, at least once; these have neither TTL nor dead letters of their own."""
+    made = plan(Queue("q", binding_keys=("a", "b")))
+    assert arguments(made) == {"q": QUORUM, "q.dead": DEAD}
+    assert routes(made) == {
+        ("ex", "a", "q"),
+        ("ex", "b", "q"),
+        ("dispatcher.dead", "q", "q.dead"),
+        ("dispatcher.delay.queues", "q", "q"),
+    }
+
+
+def test_a_classic_queue_is_as_a_go_program_declares_it() -> None:
+    """Without any argument; its dead letters are a quorum queue all the same."""
+    assert arguments(plan(Queue("q", type="classic"))) == {"q": {}, "q.dead": DEAD}
+
+
+def test_a_classic_queue_with_all_that_can_be_asked_for() -> None:
+    """Priorities and a length, beyond which a publish is refused."""
+    assert arguments(plan(Queue("q", type="classic", max_priority=9, max_length=5)))["q"] == {
+        "x-max-priority": 9,
+        "x-max-length": 5,
+        "x-overflow": "reject-publish",
+    }
+
+
+def test_a_bounded_queue_has_a_way_back_that_does_not_fill() -> None:
+    """Preferred to the straight way, which stays: a queue that was unbounded once gets no second copy."""
+    made = plan(Queue("q", max_length=5, delivery_limit=3))
+    assert arguments(made)["q"] == QUORUM | {"x-max-length": 5, "x-delivery-limit": 3}
+    back = next(spec for spec in made.queues if spec.name == "dispatcher.delay.back.q")
+    assert back.arguments["x-dead-letter-exchange"] == "dispatcher.delay.queues"
+    assert {("dispatcher.delay", "q", "dispatcher.delay.back.q"), ("dispatcher.delay.queues", "q", "q")} <= routes(made)
+    before = next(spec for spec in made.exchanges if spec.name == "dispatcher.delay")
+    assert before.arguments == {"alternate-exchange": "dispatcher.delay.queues"}
+
+
+@pytest.mark.parametrize(
+    ("queue", "features", "found"),
+    [
+        (Queue("q", max_priority=9), V310, "none"),
+        (Queue("q", max_priority=9), V40, "two levels"),
+        (Queue("q", max_priority=9), V43, None),
+        (Queue("q"), V310, None),
+        (Queue("q", type="classic", max_priority=9), V310, None),
+    ],
+)
+def test_priorities_are_never_an_argument_of_a_quorum_queue(
+    queue: Queue, features: Features, found: str | None
+) -> None:
+    """It is refused on every version; where the queue cannot order, that is noted."""
+    made = plan(queue, features=features)
+    assert queue.type == "classic" or "x-max-priority" not in arguments(made)["q"]
+    assert [note.found.partition(" (")[0].partition(",")[0] for note in made.notes] == ([found] if found else [])
+
+
+def test_the_servers_exchange_is_direct_without_arguments_and_comes_first() -> None:
+    """As a Go program declares it. No queue, no dead letters; the ladder is there for delayed tasks."""
+    made = plan()
+    assert made.exchanges[:2] == (ExchangeSpec("ex", "direct"), ExchangeSpec("dispatcher.dead", "direct"))
+    assert all(is_service(spec.name) for spec in made.queues)
+
+
+def test_nothing_is_there_twice() -> None:
+    """Names are unique, whatever a topology repeats."""
+    made = plan(Queue("q", binding_keys=("q", "q")), Queue("q", binding_keys=("q",)), Queue("r"))
+    for names in ([spec.name for spec in made.exchanges], [spec.name for spec in made.queues]):
+        assert len(names) == len(set(names))
+    keys = [(b.source, b.destination, b.routing_key) for b in made.bindings]
+    assert len(keys) == len(set(keys))
+
+
+def test_dead_letters_that_are_asked_for_as_a_queue() -> None:
+    """They are made as they are asked for, and still get the dead letters."""
+    made = plan(Queue("q"), Queue("q.dead", delivery_limit=3))
+    assert arguments(made)["q.dead"]["x-delivery-limit"] == 3
+    assert ("dispatcher.dead", "q", "q.dead") in routes(made)
+    assert "q.dead.dead" in arguments(made)
+
+
+@pytest.mark.parametrize("name", ["dispatcher.dead", "dispatcher.delay", "dispatcher.delay.3", "dispatcher.delay.x"])
+def test_our_own_names_are_refused(name: str) -> None:
+    """For an exchange and for a queue."""
+    with pytest.raises(ConfigError, match=name):
+        plan_of(Topology(name), V310)
+    with pytest.raises(ConfigError, match=name):
+        plan(Queue(name))
+
+
+def test_names_that_leave_no_room_for_ours() -> None:
+    """The names made of them would pass 255 bytes."""
+    plan_of(Topology("é" * 117), V310)
+    with pytest.raises(ConfigError, match="235 bytes"):
+        plan_of(Topology("é" * 118), V310)
+    plan(Queue("q" * 250))
+    plan(Queue("q" * 233, max_length=1))
+    with pytest.raises(ConfigError, match="233 bytes"):
+        plan(Queue("q" * 234, max_length=1))
+
+
+def test_the_mode_changes_nothing() -> None:
+    """What is planned is what `create` would make, in every mode."""
+    modes: tuple[DeclareMode, ...] = ("create", "verify", "never")
+    plans = [plan_of(Topology("ex", (Queue("q"),), mode), V310) for mode in modes]
+    assert plans[0] == plans[1] == plans[2]
+
+
+def test_definitions_are_json_and_complete() -> None:
+    """Everything durable, in the vhost that is asked for."""
+    made = plan(Queue("q", binding_keys=("k",), max_length=2))
+    read = json.loads(json.dumps(definitions(made, "v")))
+    assert [len(read[kind]) for kind in ("exchanges", "queues", "bindings")] == [
+        len(made.exchanges),
+        len(made.queues),
+        len(made.bindings),
+    ]
+    everything = [one for kind in read.values() for one in kind]
+    assert all(one["vhost"] == "v" for one in everything)
+    assert all(one["durable"] and not one["auto_delete"] for one in read["exchanges"] + read["queues"])
+    assert {
+        "source": "ex",
+        "vhost": "v",
+        "destination": "q",
+        "destination_type": "queue",
+        "routing_key": "k",
+        "arguments": {},
+    } in read["bindings"]
+
+
+def test_roles() -> None:
+    """Each may touch what it needs. Names are taken literally."""
+    rights = roles(Topology("e.x", (Queue("a+b"), Queue("c"))))
+    may = {
+        (role, verb): {name for name in NAMES if re.search(getattr(right, verb), name)}
+        for role, right in rights.items()
+        for verb in ("configure", "write", "read")
+    }
+    installed = NAMES - {"exx", "aab", "c.deadly", "dispatcher.delays", "dispatcher", "amq.default", "other"}
+    assert may["install", "configure"] == may["install", "write"] == may["install", "read"] == installed
+    assert may["publish", "configure"] == may["publish", "read"] == may["work", "configure"] == set()
+    levels = {"dispatcher.delay.0", "dispatcher.delay.31", "dispatcher.delay.high.7"}
+    assert may["publish", "write"] == {"e.x"} | levels
+    assert may["work", "write"] == {"e.x", "dispatcher.dead", "dispatcher.delay"} | levels
+    assert may["work", "read"] == {"a+b", "c"}
+
+
+NAMES = {
+    "e.x",
+    "exx",
+    "a+b",
+    "aab",
+    "c",
+    "a+b.dead",
+    "c.dead",
+    "c.deadly",
+    "dispatcher.dead",
+    "dispatcher.delay",
+    "dispatcher.delay.0",
+    "dispatcher.delay.31",
+    "dispatcher.delay.high.7",
+    "dispatcher.delay.due",
+    "dispatcher.delay.to.e.x",
+    "dispatcher.delays",
+    "dispatcher",
+    "amq.default",
+    "other",
+}
+
+
+def test_a_worker_without_queues_reads_nothing() -> None:
+    """An empty list is no pattern that fits everything."""
+    assert not re.search(roles(Topology("ex"))["work"].read, "q")
