@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dispatcher import AppTask, Dispatcher, Reject, RetryPolicy, Task, current_task
+from dispatcher.brokers.base import Connected, Disconnected
+from dispatcher.observe.events import TaskStarted, WorkerStarted
+from dispatcher.observe.hooks import AnyEvent
 
-__all__ = ["KINDS", "Ledger", "app", "is_doomed", "task_of", "uuid_of"]
+__all__ = ["KINDS", "MAX_BACKOFF_SECONDS", "Ledger", "app", "is_doomed", "task_of", "uuid_of"]
 
 KINDS = {
     "mixed": ("on_loop",) * 9 + ("in_thread",) * 6 + ("flaky_on_loop", "flaky_in_thread", "flaky_twice", "doomed", "rejected"),
@@ -27,13 +30,13 @@ KINDS = {
 
 DOOMED = ("doomed", "rejected")
 RUN_SECONDS = 0.03
+MAX_BACKOFF_SECONDS = 5.0
 AGAIN_SOON = RetryPolicy(max_attempts=3, backoff="constant", base_seconds=0.1)
 
 # Failures and dead letters are wanted here: a log of thousands would hide the one line that matters.
 quiet = logging.getLogger("dispatcher.ledger")
 quiet.setLevel(logging.CRITICAL)
 
-app = Dispatcher(default_queue="loop", logger=quiet)
 
 
 class Ledger:
@@ -47,6 +50,47 @@ class Ledger:
         os.write(self._fd, "".join(f"{line}\n" for line in lines).encode())
         if sync:
             os.fsync(self._fd)
+
+
+class Sessions:
+    """Notes which session brought each delivery, and when each ended: what a duplicate is explained by.
+
+    For brokers that do not tell who holds what. A session is named by its number in this process.
+    """
+
+    def __init__(self) -> None:
+        self._ledger: Ledger | None = None
+        self._number = 0
+        self._is_up = False
+
+    def on_event(self, event: AnyEvent) -> None:
+        match event:
+            case TaskStarted():
+                self._note("taken", event.uuid, event.attempt)
+            case WorkerStarted():
+                self._note("consuming", event.queue)
+            case Connected():
+                self._is_up = True
+                self._number += 1
+            case Disconnected() if self._is_up:  # else an attempt to connect failed
+                self._is_up = False
+                self._note("lost", because=event.error)
+
+    def _note(self, what: str, which: str = "-", attempt: int = 0, because: str = "") -> None:
+        if self._ledger is None:
+            self._ledger = Ledger("sessions")
+        self._ledger.write(
+            f"{what} {os.getpid()} {self._number} {time.monotonic():.6f} {which} {attempt} {because}".rstrip()
+        )
+
+
+app = Dispatcher(
+    default_queue="loop",
+    logger=quiet,
+    observers=[Sessions()] if os.environ.get("DISPATCHER_URL", "").startswith("amqp") else [],
+    reconnection_max_interval_seconds=MAX_BACKOFF_SECONDS,
+    publish_timeout_seconds=60.0,
+)
 
 
 def uuid_of(kind: str, publisher: str, number: int) -> str:

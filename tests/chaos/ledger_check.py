@@ -8,7 +8,8 @@ The words are those of Jepsen's `total-queue` checker:
     duplicated    came to an end (executed, parked or waiting) more than once; how often beyond the first
 
 A duplicate is explained by a kill that met a holder of the task. Each kill hands a held message out once more, so
-with `c` such kills a task may start at most `1 + c` times in each attempt, and come to at most `1 + c` ends.
+with `c` such kills a task may start at most `1 + c` times in each attempt, and come to at most `1 + c` ends. A publish
+that was in flight when its connection was lost is sent once more, and may be there twice: that counts like a kill.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class History:
     """All that is known of a run.
 
     `attempted`, `accepted`, `refused`: uuids whose publish began, returned, and raised that it was not accepted.
-    `waiting`: what is left in the queues. `doomed`: uuids of tasks that are to end as dead letters.
+    `waiting`: what is left in the queues. `doomed`: uuids of tasks that are to end as dead letters. `resent`: uuids of
+    which there may be one message more than was published, one entry for each.
     """
 
     attempted: frozenset[str]
@@ -66,11 +68,14 @@ class History:
     waiting: tuple[str, ...] = ()
     kills: tuple[Kill, ...] = ()
     doomed: frozenset[str] = frozenset()
+    resent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the ledgers say. `duplicated` and `in_flight` are totals, the rest are uuids.
+
+    `in_flight`: what the killed held, and what may have been sent twice.
 
     `unexplained`: started or ended more often than the kills allow. `unmarked`: delivered again without the
     redelivered flag. `misjudged`: parked, and should not be, or the other way round. `mixed_up`: ran with another's
@@ -114,7 +119,8 @@ def judge(history: History) -> Verdict:
     executed = Counter(event.uuid for event in history.events if event.what == "ok")
     parked = Counter(letter.uuid for letter in history.parked)
     ends = executed + parked + Counter(history.waiting)
-    held = Counter(uuid for kill in history.kills for uuid in kill.in_flight)
+    resent = Counter(history.resent)
+    held = Counter(uuid for kill in history.kills for uuid in kill.in_flight) + resent
     starts = Counter((event.uuid, event.attempt) for event in history.events if event.what == "start")
     seen = {event.uuid for event in history.events} | set(parked) | set(history.waiting)
     unknown = history.attempted - history.accepted - history.refused
@@ -124,7 +130,7 @@ def judge(history: History) -> Verdict:
         recovered=unknown & (set(executed) | set(parked)),
         unexplained=frozenset(uuid for uuid, times in ends.items() if times > 1 + held[uuid])
         | frozenset(uuid for (uuid, _), times in starts.items() if times > 1 + held[uuid]),
-        unmarked=_unmarked(history.events, starts),
+        unmarked=_unmarked(history.events, starts, resent),
         misjudged=frozenset((set(parked) - history.doomed) | (set(executed) & history.doomed)),
         mixed_up=frozenset(event.uuid for event in history.events if event.what == "mixed_up"),
         duplicated=sum(ends.values()) - len(ends),
@@ -132,12 +138,16 @@ def judge(history: History) -> Verdict:
     )
 
 
-def _unmarked(events: Iterable[Event], starts: Counter[tuple[str, int]]) -> frozenset[str]:
+def _unmarked(
+    events: Iterable[Event], starts: Counter[tuple[str, int]], resent: Counter[str]
+) -> frozenset[str]:
     """Uuids with more runs that claim to be a message's first than there can have been messages.
 
-    One message was published; each start of an attempt makes at most one copy with the next.
+    One message was published, or sent once more; each start of an attempt makes at most one copy with the next.
     """
     first = Counter((event.uuid, event.attempt) for event in events if event.what == "start" and not event.redelivered)
     return frozenset(
-        uuid for (uuid, attempt), times in first.items() if times > (1 if attempt == 1 else starts[uuid, attempt - 1])
+        uuid
+        for (uuid, attempt), times in first.items()
+        if times > (1 if attempt == 1 else starts[uuid, attempt - 1]) + resent[uuid]
     )

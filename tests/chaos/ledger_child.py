@@ -2,7 +2,8 @@
 
 A publisher notes each task before it is published and after, and when it is started anew goes on with what was never
 tried; what its predecessor tried without learning the outcome stays unknown. The environment says where the broker is
-(`DISPATCHER_URL`), where the ledgers are (`LEDGER_FOLDER`), and which fault this process has (`LEDGER_FAULT`).
+(`DISPATCHER_URL`), where the ledgers are (`LEDGER_FOLDER`), which fault this process has (`LEDGER_FAULT`), and how long a
+publisher rests after each batch (`LEDGER_PACE_SECONDS`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,15 +39,17 @@ async def publish(name: str, kind: str, count: int) -> None:
     """Publish what no predecessor tried, in batches: by `publish_many`, and by many publishes at once, in turn."""
     tried = tried_before(name)
     ledger = Ledger(f"publisher-{name}")
+    pace_seconds = float(os.environ.get("LEDGER_PACE_SECONDS", "0"))
     left = [uuid for uuid in (uuid_of(kind, name, number) for number in range(count)) if uuid not in tried]
     async with app:
         for start in range(0, len(left), BATCH):
             batch = left[start : start + BATCH]
-            ledger.write(*[f"attempt {uuid}" for uuid in batch], sync=True)
+            ledger.write(*[f"attempt {uuid} {time.monotonic():.6f}" for uuid in batch], sync=True)
             if start // BATCH % 2:
                 await publish_together(batch, ledger)
             else:
                 await asyncio.gather(*[publish_one(uuid, ledger) for uuid in batch])
+            await asyncio.sleep(pace_seconds)
 
 
 def tried_before(name: str) -> set[str]:
@@ -62,7 +66,7 @@ async def publish_together(uuids: Sequence[str], ledger: Ledger) -> None:
         receipts = error.accepted
         for task, failure in error.failed:
             note_failure(task.uuid, failure, ledger)
-    ledger.write(*[f"accepted {receipt.uuid}" for receipt in receipts], sync=True)
+    note_accepted([receipt.uuid for receipt in receipts], ledger)
 
 
 async def publish_one(uuid: str, ledger: Ledger) -> None:
@@ -71,7 +75,11 @@ async def publish_one(uuid: str, ledger: Ledger) -> None:
     except PublishError as error:
         note_failure(uuid, error, ledger)
     else:
-        ledger.write(f"accepted {receipt.uuid}", sync=True)
+        note_accepted([receipt.uuid], ledger)
+
+
+def note_accepted(uuids: Sequence[str], ledger: Ledger) -> None:
+    ledger.write(*[f"accepted {uuid} {time.monotonic():.6f}" for uuid in uuids], sync=True)
 
 
 def note_failure(uuid: str | None, failure: Exception, ledger: Ledger) -> None:

@@ -14,33 +14,69 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from ledger_actor import Actor
+from ledger_app import app as ledger_app
 from ledger_app import is_doomed
 from ledger_check import Event, History, Kill, Parked
 
 from dispatcher import Dispatcher
-from dispatcher.brokers.sqlite.file import connect
-from dispatcher.brokers.sqlite.liveness import FileLock
 from dispatcher.model import headers as names
 from dispatcher.model.topology import dead_queue
 
-__all__ = ["Plan", "Stage"]
+__all__ = ["Ground", "Plan", "Stage"]
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 TORMENT_SECONDS = 150.0
 DRAIN_SECONDS = 100.0
 EXIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
-LOCK_SECONDS = 0.5
 SUSPEND_TRIES = 100
 
-HELD_BY = "SELECT m.uuid FROM sessions s JOIN held h ON h.session = s.id JOIN messages m ON m.id = h.id WHERE s.pid = ?"
-WAITING = "SELECT count(*) FROM messages m JOIN queues q ON q.id = m.queue_id WHERE q.dead IS NOT NULL"
+
+class Ground(Protocol):
+    """The broker that a run takes place on. `url`: for the processes; `own_url`: for us, who are not harmed.
+
+    Of its methods only `harm` may take long.
+    """
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def own_url(self) -> str: ...
+
+    def is_ready(self) -> bool:
+        """Whether processes may be struck now."""
+        ...
+
+    def held_by(self, pid: int) -> list[str]:
+        """The uuids that a process holds, one for each message; none where the broker does not tell."""
+        ...
+
+    def unfinished(self) -> int:
+        """How many messages there are in all, dead letters aside."""
+        ...
+
+    def is_locked(self) -> bool:
+        """Whether somebody bars all others just now."""
+        ...
+
+    def harm(self, what: str, progress: float) -> None:
+        """Do harm to the broker or to the way there; `progress` is the share of the tasks that are published."""
+        ...
+
+    def heal(self) -> None:
+        """Undo it."""
+        ...
+
+    def state(self) -> str:
+        """For a run that does not come to its end."""
+        ...
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +85,8 @@ class Plan:
 
     `kill`: `kill -9`; one in `pause_one_in` is only stopped for `pause_seconds` instead, none where that is 0.
     `term`: a worker is told to drain. `suspend`: stopped for `pause_seconds`, which the others take for its death.
-    `fault` is planted in every child; `short_lease` is none, it makes a stopped process count as dead after seconds.
+    Everything else is harm that the ground does: see there. `pace_seconds`: how long a publisher rests after a batch.
+    `torment_seconds`: the deadline of it all. `fault` is planted in every child; `short_lease` is none, it makes a stopped process count as dead after seconds.
     """
 
     tasks: int
@@ -57,22 +94,22 @@ class Plan:
     workers: int = 4
     publishers: int = 2
     limit: int = 16
-    how: Literal["kill", "term", "suspend"] = "kill"
+    how: Literal["kill", "term", "suspend", "cut", "unbind", "calm"] = "kill"
     period_seconds: float = 1.0
     pause_one_in: int = 0
     pause_seconds: float = 2.0
+    pace_seconds: float = 0.0
+    torment_seconds: float = TORMENT_SECONDS
     fault: str = ""
 
 
 class Stage:
-    """A folder with a broker's file and ledgers, and the actors that work on them."""
+    """A folder with ledgers, a broker, and the actors that work on them."""
 
-    def __init__(self, folder: Path, plan: Plan, seed: int) -> None:
+    def __init__(self, ground: Ground, folder: Path, plan: Plan, seed: int) -> None:
+        self.ground = ground
         self.folder = folder
         self.plan = plan
-        self.file = folder / "broker.db"
-        self.companion = folder / "broker.db-dispatcher"
-        self.url = f"sqlite:///{self.file}"
         self.rng = random.Random(seed)
         self.kills: list[Kill] = []
         self.pauses = 0
@@ -109,9 +146,10 @@ class Stage:
 
     def _actor(self, role: str, arguments: list[str]) -> Actor:
         environment = os.environ | {
-            "DISPATCHER_URL": self.url,
+            "DISPATCHER_URL": self.ground.url,
             "LEDGER_FOLDER": str(self.folder),
             "LEDGER_FAULT": self.plan.fault,
+            "LEDGER_PACE_SECONDS": str(self.plan.pace_seconds),
         }
         command = [sys.executable, "-W", "default", str(CHILD), *arguments]
         return Actor(role, command, environment, self.folder / f"{role}.err")
@@ -120,19 +158,25 @@ class Stage:
 
     async def _torment(self) -> None:
         """Strike every period until all is published and little is left to do; then heal."""
-        deadline = time.monotonic() + TORMENT_SECONDS
+        deadline = time.monotonic() + self.plan.torment_seconds
         async with asyncio.TaskGroup() as stopped:
-            while any(actor.running for actor in self.publishers) or self._waiting() > self.plan.tasks // 20:
+            while any(actor.running for actor in self.publishers) or self.ground.unfinished() > self.plan.tasks // 20:
                 await asyncio.sleep(self.plan.period_seconds)
-                assert time.monotonic() < deadline, f"not done within {TORMENT_SECONDS:.0f} s: {self._state()}"
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"not done within {self.plan.torment_seconds:.0f} s: {self._state()}")
                 self._check_actors()
-                victim = self._victim()
-                # A process stopped while it creates the tables would bar the file to those who want to look into it.
-                if victim is not None and self.read("SELECT * FROM state"):
-                    self._strike(victim, stopped)
+                if self.ground.is_ready():
+                    await self._strike(stopped)
+        self.ground.heal()
 
-    def _strike(self, victim: Actor, stopped: asyncio.TaskGroup) -> None:
+    async def _strike(self, stopped: asyncio.TaskGroup) -> None:
         plan = self.plan
+        if plan.how not in ("kill", "term", "suspend"):
+            await asyncio.to_thread(self.ground.harm, plan.how, self._progress())
+            return
+        victim = self._victim()
+        if victim is None:
+            return
         if plan.how == "term":
             self._terminate(victim)
         elif plan.how == "suspend":
@@ -141,6 +185,9 @@ class Stage:
             stopped.create_task(self._pause(victim))
         else:
             self._kill(victim)
+
+    def _progress(self) -> float:
+        return sum(line.startswith("accepted") for line in self.lines("publisher-*.ledger")) / self.plan.tasks
 
     def _victim(self) -> Actor | None:
         """A worker and a publisher in turn, as long as there is one. Publishers are not told to drain, which is for
@@ -158,7 +205,7 @@ class Stage:
         if not actor.freeze():
             return
         pid = actor.process.pid
-        kill = Kill(actor.role, pid, time.monotonic(), tuple(self._held_by(pid)))
+        kill = Kill(actor.role, pid, time.monotonic(), tuple(self.ground.held_by(pid)))
         actor.kill()
         self.kills.append(kill)
         actor.start()
@@ -180,30 +227,14 @@ class Stage:
                 return
             try:
                 pid = actor.process.pid
-                held = self._held_by(pid)
-                if (held or actor in self.publishers) and not self._lock_is_held():
+                held = self.ground.held_by(pid)
+                if (held or actor in self.publishers) and not self.ground.is_locked():
                     self.kills.append(Kill(actor.role, pid, time.monotonic(), tuple(held)))
                     await asyncio.sleep(self.plan.pause_seconds)
                     return
             finally:
                 actor.thaw()
             await asyncio.sleep(0)
-
-    def _lock_is_held(self) -> bool:
-        """Whether the file's lock stays taken for longer than any transaction of a running process lasts."""
-        path = self.companion / "write.lock"
-        if not path.exists():
-            return True  # nobody has got that far: there is nothing to disturb yet
-        lock = FileLock(str(path))
-        deadline = time.monotonic() + LOCK_SECONDS
-        try:
-            while not lock.try_acquire():
-                if time.monotonic() > deadline:
-                    return True
-                time.sleep(0.001)
-            return False
-        finally:
-            lock.close()
 
     def _terminate(self, actor: Actor) -> None:
         """Tell a worker to drain; its successor starts at once."""
@@ -224,41 +255,21 @@ class Stage:
         """Who does what, for a run that does not come to its end."""
         actors = [
             f"{actor.role} (pid {actor.process.pid}, {'stopped' if actor.paused else actor.process.poll()}):"
-            f" holds {len(self._held_by(actor.process.pid))}"
+            f" holds {len(self.ground.held_by(actor.process.pid))}"
             for actor in self.publishers + self.workers
         ]
-        return f"{'; '.join(actors)}; {self._waiting()} waiting; {self.read('SELECT * FROM sessions')}"
-
-    # --- looking into the file -------------------------------------------------------------------------------------
-
-    def read(self, query: str, *values: Any) -> list[Any]:
-        """Rows of the broker's file, read beside it."""
-        if not self.file.exists():
-            return []
-        with closing(connect(str(self.file))) as connection:
-            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                return []
-            rows: list[Any] = connection.execute(query, values).fetchall()
-            return rows
-
-    def _held_by(self, pid: int) -> list[str]:
-        return [row[0] for row in self.read(HELD_BY, pid)]
-
-    def _waiting(self) -> int:
-        rows = self.read(WAITING)
-        return int(rows[0][0]) if rows else 0
+        return f"{'; '.join(actors)}; {self.ground.unfinished()} unfinished; {self.ground.state()}"
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Wait until the healed workers have nothing left to do."""
-        async with asyncio.timeout(DRAIN_SECONDS), Dispatcher(self.url, declare="never") as app:
-            while True:
-                self._check_actors()
-                depths = await app.server.inspector.queues()
-                if depths and not any(depth.ready or depth.unacked or depth.delayed for depth in depths):
-                    return
-                await asyncio.sleep(POLL_SECONDS)  # what other processes do sends us no event
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.ground.unfinished():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not drained within {DRAIN_SECONDS:.0f} s: {self._state()}")
+            self._check_actors()
+            await asyncio.sleep(POLL_SECONDS)  # what other processes do sends us no event
 
     async def _end_workers(self) -> None:
         for actor in self.workers:
@@ -269,13 +280,13 @@ class Stage:
             assert code in (0, -signal.SIGTERM), f"a worker ended with {code} after SIGTERM, expected 0"
 
     async def _collect(self) -> History:
-        published = [line.split() for line in self._lines("publisher-*.ledger")]
+        published = [line.split() for line in self.lines("publisher-*.ledger")]
         attempted = frozenset(words[1] for words in published if words[0] == "attempt")
         parked: list[Parked] = []
         waiting: list[str] = []
-        async with Dispatcher(self.url, declare="never") as app:
+        async with Dispatcher(self.ground.own_url, declare="never") as app:
             inspector = app.server.inspector
-            for queue in await inspector.queues():
+            for queue in ledger_app.queues:
                 waiting += [found.message.uuid async for found in inspector.browse(queue.name)]
                 async for found in inspector.browse(dead_queue(queue.name)):
                     parked.append(Parked(found.message.uuid, str((found.message.headers or {})[names.REASON])))
@@ -283,14 +294,14 @@ class Stage:
             attempted=attempted,
             accepted=frozenset(words[1] for words in published if words[0] == "accepted"),
             refused=frozenset(words[1] for words in published if words[0] == "refused"),
-            events=tuple(_event(line) for line in self._lines("runs-*.ledger")),
+            events=tuple(_event(line) for line in self.lines("runs-*.ledger")),
             parked=tuple(parked),
             waiting=tuple(waiting),
             kills=tuple(self.kills),
             doomed=frozenset(filter(is_doomed, attempted)),
         )
 
-    def _lines(self, pattern: str) -> list[str]:
+    def lines(self, pattern: str) -> list[str]:
         """The whole lines of the ledgers: what a kill cut short was not done."""
         return [line for path in sorted(self.folder.glob(pattern)) for line in path.read_text().split("\n")[:-1]]
 

@@ -8,19 +8,25 @@ from pathlib import Path
 import pytest
 from server_bench import Bench, EmbeddedHands, Hands, RabbitHands, Recorder
 
-from dispatcher import Dispatcher, Server, ServerConfig
+from dispatcher import Dispatcher, Queue, Server, ServerConfig
 
 
 def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if kind == "rabbitmq":
+    if kind.startswith("rabbitmq"):
         return str(request.getfixturevalue("vhost_url"))
     return "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/dispatcher.db"
 
 
 @pytest.fixture(params=["memory", "sqlite", "rabbitmq"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which broker. A module that asks for more kinds has a fixture of this name itself."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty broker of each kind."""
-    return url_of(request.param, request, tmp_path)
+    return url_of(kind, request, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "rabbitmq"])
@@ -48,8 +54,9 @@ def app(url: str, recorder: Recorder) -> Dispatcher:
 
 
 @pytest.fixture
-async def server(url: str, recorder: Recorder) -> AsyncIterator[Server]:
-    config = ServerConfig(url=url, exchange="ex", default_routing_key="rk", observers=[recorder])
+async def server(kind: str, url: str, recorder: Recorder) -> AsyncIterator[Server]:
+    queues = [Queue("q", type="classic")] if kind == "rabbitmq-classic" else []
+    config = ServerConfig(url=url, exchange="ex", default_routing_key="rk", init_queues=queues, observers=[recorder])
     async with await Server.connect(config) as server:
         yield server
         await server.close(grace_seconds=0)

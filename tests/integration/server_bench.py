@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pytest
 from rabbitmq_admin import Admin
@@ -18,10 +19,12 @@ from dispatcher.brokers.sqlite import SqliteBroker
 from dispatcher.model.topology import DELAY_EXCHANGE, dead_queue
 from dispatcher.observe.hooks import AnyEvent
 
-__all__ = ["DEADLINE_SECONDS", "Bench", "Depth", "EmbeddedHands", "Hands", "RabbitHands", "Recorder"]
+__all__ = ["DEADLINE_SECONDS", "Bench", "Depth", "EmbeddedHands", "Hands", "RabbitHands", "Recorder", "eventually"]
 
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.01
+
+T = TypeVar("T")
 
 Depth: TypeAlias = tuple[int, int, int, int]
 """Ready, unacked, delayed and dead."""
@@ -48,6 +51,17 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
         return self.named(name)[:count]
+
+
+async def eventually(look: Callable[[], Awaitable[T]], expected: T) -> None:
+    """Wait until `look` returns `expected`."""
+    found: T | None = None
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while (found := await look()) != expected:
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        pytest.fail(f"expected it to become {expected!r}, it stayed {found!r}")
 
 
 class Hands(Protocol):
@@ -122,13 +136,11 @@ class Bench:
 
     async def becomes(self, *expected: int) -> None:
         """Wait until the depth of `q` begins with `expected`: nobody waits for an ack or a hand-back to arrive."""
-        found: tuple[int, ...] = ()
-        try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                while (found := (await self.depth())[: len(expected)]) != expected:
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            pytest.fail(f"expected ready, unacked, delayed, dead to become {expected}, they stayed {found}")
+
+        async def look() -> tuple[int, ...]:
+            return (await self.depth())[: len(expected)]
+
+        await eventually(look, expected)
 
     async def dead_letter(self) -> dict[str, Any]:
         """The headers of the only dead letter."""

@@ -28,6 +28,7 @@ from dispatcher import (
     TaskArgument,
     current_task,
 )
+from dispatcher.testing import waiting
 
 
 async def drain(app: Dispatcher, **options: Any) -> None:
@@ -242,7 +243,7 @@ async def test_burst_waits_for_its_retries(app: Dispatcher) -> None:
         await drain(app)
         depth = await app.server.inspector.depth("default")
     assert attempts == [1, 2, 3]
-    assert depth.delayed == 1
+    assert (depth.ready, len(await waiting(app))) == (0, 1)
 
 
 async def test_limit_holds_over_all_queues(app: Dispatcher) -> None:

@@ -9,25 +9,34 @@ from typing import Any
 
 import pytest
 import slow_import
-from server_bench import Bench, Recorder
+from server_bench import DEADLINE_SECONDS, Bench, Recorder, eventually
 
 from dispatcher import (
     Discard,
+    Queue,
     Receipt,
     Reject,
     Retry,
     RetryPolicy,
     Server,
+    ServerConfig,
     Snooze,
     Task,
     TaskArgument,
     TaskConfig,
+    WorkerConfig,
     current_task,
 )
 from dispatcher.brokers.base import Message
 from dispatcher.model import outcome
 
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.02, jitter=False)
+
+
+@pytest.fixture(params=["memory", "sqlite", "rabbitmq", "rabbitmq-classic"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every broker, and RabbitMQ with both types of queue."""
+    return str(request.param)
 
 
 def sleep_for(seconds: int) -> None:
@@ -432,3 +441,46 @@ async def test_the_clock_of_a_process_task_starts_with_its_function(bench: Bench
     (done,) = await recorder.wait_for("task.succeeded")
     assert done.attempt == 1
     assert recorder.named("task.failed") == []
+
+
+@pytest.mark.parametrize("type_", ["classic", "quorum"])
+async def test_beyond_the_delivery_limit_is_a_dead_letter(vhost_url: str, recorder: Recorder, type_: str) -> None:
+    """On RabbitMQ the broker of a quorum queue counts the holders that were lost, and on a classic queue the workers do."""
+    running = asyncio.Event()
+    seen: list[tuple[int, bool]] = []
+
+    async def poison() -> None:
+        seen.append((current_task().attempt, current_task().redelivered))
+        running.set()
+        await asyncio.Event().wait()
+
+    queue = Queue("q", ("rk",), type=type_, delivery_limit=2)  # type: ignore[arg-type]
+    config = ServerConfig(
+        url=vhost_url, exchange="ex", default_routing_key="rk", init_queues=[queue], observers=[recorder]
+    )
+    async with await Server.connect(config) as server:
+        await server.publish(Task("poison", uuid="u"))
+    while len(seen) < 3:
+        running.clear()
+        # Each life of a worker ends with its connection, as that of a killed process does.
+        async with await Server.connect(config) as server:
+            worker = await server.new_worker(WorkerConfig("w", "q"), {"poison": TaskConfig(poison)})
+            await worker.start()
+            await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
+            session = await server.live_session()
+            await session.close()
+            await worker.close(grace_seconds=0)
+    async with await Server.connect(config) as server:
+        worker = await server.new_worker(WorkerConfig("w", "q"), {"poison": TaskConfig(poison)})
+        await worker.start()
+
+        async def dead() -> list[tuple[str, Any, Any]]:
+            return [
+                (found.message.uuid, headers.get("x-dispatcher-reason"), headers.get("x-dispatcher-queue"))
+                async for found in server.inspector.browse("q.dead")
+                for headers in [found.message.headers or {}]
+            ]
+
+        await eventually(dead, [("u", "delivery_limit", "q")])
+    assert seen == [(1, False), (1, True), (1, True)]
+    assert len(recorder.named("task.redelivery_counted")) == (2 if type_ == "classic" else 0)

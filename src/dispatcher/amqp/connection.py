@@ -137,6 +137,11 @@ class Connection:
         return self._stream.peer
 
     @property
+    def tls(self) -> tuple[str, dict[str, Any]] | None:
+        """The version of TLS and the broker's certificate (`SSLSocket.getpeercert`: empty if unverified); None without TLS."""
+        return self._stream.tls
+
+    @property
     def server_properties(self) -> dict[str, Any]:
         """What the broker says of itself: `product`, `version`, `capabilities`, …"""
         return self._core.server_properties

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import ConfigError
 from .keeper import Keeper
@@ -34,8 +35,14 @@ TLS_READS = 32
 WRITES = 64
 """And how many pieces it writes."""
 
-LAST_READS = 1_000
-"""How often it reads when it cannot write any more: more than any kernel's buffer holds."""
+LAST_READS = 10_000
+"""How often it reads when it cannot write any more: more than is ever there."""
+
+LOOK_SECONDS = 10.0
+"""How often the keeper looks at the socket at least, even if heartbeats are rarer."""
+
+MAX_INBOX_BYTES = 128 * 1024 * 1024
+"""How much the keeper reads for a loop that does not: as much as the largest message of any RabbitMQ."""
 
 _LATER = (BlockingIOError, InterruptedError)
 
@@ -58,10 +65,11 @@ class Stream:
         self._pid = os.getpid()
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._piece = RECORD_BYTES if self._tls else READ_BYTES
-        # Whoever touches the TLS layer, or writes, has it: the keeper is another thread. Re-entrant, because a finalizer
+        # Whoever touches the socket has it: the keeper is another thread. Re-entrant, because a finalizer
         # that closes this stream may run in the midst of anything.
         self._lock = threading.RLock()
         self._queue: deque[memoryview] = deque()
+        self._inbox: deque[bytes | OSError] = deque()  # what the keeper has read, and how that ended
         self._last_sent = time.monotonic()
         self._watches_write = False
         self._write_wants_read = False  # the TLS layer must read before it can write, or the other way round
@@ -76,6 +84,13 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream to {self.peer}{', TLS' if self._tls else ''}{', ended' if self._ended else ''}>"
+
+    @property
+    def tls(self) -> tuple[str, dict[str, Any]] | None:
+        """The protocol's version and the peer's certificate, as `SSLSocket.getpeercert` gives it; None for plain TCP."""
+        if not isinstance(self._socket, ssl.SSLSocket) or self._ended:
+            return None
+        return self._socket.version() or "TLS", self._socket.getpeercert() or {}
 
     def start(self, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> None:
         """Begin to read. `on_end` is called at most once, with a reason for people to read, and never after `close`."""
@@ -101,34 +116,61 @@ class Stream:
     def keep_alive(self, frame: bytes, seconds: float) -> None:
         """From now on have `frame` sent whenever nothing was for `seconds`, even while the loop is blocked.
 
+        Then it also reads, at most 128 MiB: a broker that cannot send for 30 s ends the connection (RabbitMQ does).
         Not while a C function holds the interpreter's lock: nothing runs then.
         """
         with self._lock:
             self._frame = frame
             self._seconds = seconds
         if self._keeper is None and not self._ended:
-            self._keeper = Keeper(self._beat, seconds, name="dispatcher-amqp-heartbeat")
+            self._keeper = Keeper(self._beat, min(seconds, LOOK_SECONDS), name="dispatcher-amqp-heartbeat")
 
     def _beat(self) -> float | None:
         """The keeper's thread: how many seconds until it is to look again, or None for never."""
         with self._lock:
             if self._ended or self._broken is not None or self._loop.is_closed():
                 return None
-            idle = time.monotonic() - self._last_sent
-            if idle < self._seconds:
-                return self._seconds - idle
-            if not self._queue:
-                self._queue.append(memoryview(self._frame))
-                self.unsent += len(self._frame)
-            self._write()
-            stuck = bool(self._queue)
-            if not stuck:
-                return self._seconds
+            due = self._last_sent + self._seconds - time.monotonic()
+            if due <= 0:
+                if not self._queue:
+                    self._queue.append(memoryview(self._frame))
+                    self.unsent += len(self._frame)
+                self._write()
+                # Where the kernel's buffer is full, every byte that it takes is a sign of life.
+                due = self._seconds / 4 if self._queue else self._seconds
+            self._fill_inbox()
+            wait = min(due, LOOK_SECONDS)
+            if not self._queue and not self._inbox and not self._read_wants_write:
+                return wait
         try:
-            self._loop.call_soon_threadsafe(self._look_after_writes)
+            self._loop.call_soon_threadsafe(self._after_beat)
         except RuntimeError:
             return None  # the loop was closed at this moment
-        return self._seconds / 4  # the kernel's buffer is full: every byte that it takes is a sign of life
+        return wait
+
+    def _after_beat(self) -> None:
+        self._look_after_writes()
+        if self._inbox:
+            self.read_now()
+
+    def _fill_inbox(self) -> None:
+        """Read what the loop has not, in the keeper's thread. To be called with the lock held."""
+        room = MAX_INBOX_BYTES - sum(len(data) for data in self._inbox if isinstance(data, bytes))
+        if self._inbox and not (isinstance(self._inbox[-1], bytes) and self._inbox[-1]):
+            return  # it has ended
+        try:
+            while room > 0:
+                data = self._receive()
+                self._inbox.append(data)
+                room -= len(data)
+                if not data:
+                    break
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+        except (*_LATER, ssl.SSLWantReadError):
+            pass  # there is no more
+        except OSError as error:
+            self._inbox.append(error)
 
     def _write(self) -> None:
         """Hand the kernel what it takes. To be called with the lock held.
@@ -188,8 +230,10 @@ class Stream:
             if not data:
                 break
             self._on_data(data)
-            if self._ended or (not self._tls and len(data) < READ_BYTES):
+            if self._ended or (not self._tls and len(data) < READ_BYTES and not self._inbox):
                 break
+        if self._inbox:
+            self._loop.call_soon(self.read_now)  # of this nobody else tells
         if self._write_wants_read and not self._ended:
             with self._lock:
                 self._write()
@@ -198,12 +242,10 @@ class Stream:
     def _read(self) -> bytes:
         """The next bytes; none if there are none now, or if it has ended."""
         try:
-            if self._tls:
-                with self._lock:
-                    self._read_wants_write = False
-                    data = self._socket.recv(RECORD_BYTES)
-            else:
-                data = self._socket.recv(READ_BYTES)
+            with self._lock:
+                received = self._inbox.popleft() if self._inbox else self._receive()
+                if isinstance(received, OSError):
+                    raise received
         except ssl.SSLWantWriteError:
             self._read_wants_write = True
             self._look_after_writes()
@@ -214,9 +256,14 @@ class Stream:
             reason = self._reason(error)
             self._end(self._broken or reason)
             return b""
-        if not data:
+        if not received:
             self._end(self._broken or f"{self.peer}: the other side closed the connection")
-        return data
+        return received
+
+    def _receive(self) -> bytes:
+        """What the kernel has. To be called with the lock held: bytes must be taken in their order."""
+        self._read_wants_write = False
+        return self._socket.recv(self._piece)
 
     def _last_read(self) -> None:
         try:
@@ -257,6 +304,7 @@ class Stream:
                 self._keeper.stop()
             whole = not self._queue and self._broken is None
             self._queue.clear()
+            self._inbox.clear()
             self.unsent = 0
             try:
                 if reset:

@@ -29,6 +29,8 @@ COMMANDS = {
     "send": ("send", "Send one task from the shell."),
     "queues": ("queues", "Show how full the queues are."),
     "dead": ("dead", "List, show, replay or delete dead letters."),
+    "doctor": ("doctor", "Examine a broker: what is right, what is wrong, what to do."),
+    "plan": ("plan", "Show what an app would declare on RabbitMQ."),
 }
 """Command, its module in this package (which has a click command named `command`), and its line in `--help`."""
 

@@ -8,19 +8,31 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
-from ..brokers import open_broker
+from ..brokers import TlsSettings, open_broker
 from ..brokers.base import Broker, Session
 from ..brokers.memory import MemoryBroker
+from ..brokers.rabbitmq import RabbitBroker
 from ..brokers.sqlite import SqliteBroker
+from ..model.topology import Topology
 from ..observe.logs import LogObserver
+from ..runtime.app import Dispatcher
 from ..runtime.settings import DEFAULT_URL
 from .failures import EXIT_STORAGE, EXIT_USAGE, CliError
 from .locate import load_app
 
-__all__ = ["broker_option", "broker_url", "check_shared", "looking"]
+__all__ = ["Place", "broker_option", "broker_place", "looking", "place_of", "shared_broker"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a command looks: a broker, and what an app has there; `topology` None for a URL that no app came with."""
+
+    url: str
+    tls: TlsSettings = TlsSettings()
+    topology: Topology | None = None
 
 
 def broker_option(function: Function) -> Function:
@@ -29,23 +41,37 @@ def broker_option(function: Function) -> Function:
     return click.option("--url", default=None, help=text)(function)
 
 
-def broker_url(ctx: click.Context, target: str | None, url: str | None) -> str:
-    """The URL that a command means: the app's, `--url`, `$DISPATCHER_URL`, or the default."""
+def broker_place(ctx: click.Context, target: str | None, url: str | None) -> Place:
+    """The broker that a command means: the app's, `--url`, `$DISPATCHER_URL`, or the default."""
     if target is not None and url is not None:
         raise CliError("expected MODULE:APP or --url, got both", "leave one of them out", exit_code=EXIT_USAGE)
     if target is not None:
-        return load_app(target)[1].config.url
-    return url or ctx.obj or DEFAULT_URL
+        return place_of(load_app(target)[1])
+    return Place(url or ctx.obj or DEFAULT_URL)
 
 
-def check_shared(broker: Broker) -> None:
-    """Raise `CliError` for a broker that other processes cannot reach: what one sends there, no other ever sees."""
+def place_of(app: Dispatcher) -> Place:
+    """The broker of `app`, with its queues."""
+    config = app.config
+    tls = TlsSettings(
+        tls_config=config.tls_config,
+        secure_connection=config.secure_connection,
+        insecure_skip_verify=config.insecure_skip_verify,
+    )
+    return Place(config.url, tls, Topology(config.exchange, app.queues, "never"))
+
+
+def shared_broker(place: Place) -> Broker:
+    """The broker of `place`. Raises `CliError` for one that other processes cannot reach: what one sends there, no
+    other ever sees."""
+    broker = open_broker(place.url, place.tls)
     if isinstance(broker, MemoryBroker):
         raise CliError(
             "a memory:// broker lives inside its own process: no other process can see what is in it",
             "name one that processes share, such as sqlite:///dispatcher.db: in $DISPATCHER_URL or in the app",
             exit_code=EXIT_USAGE,
         )
+    return broker
 
 
 def _check_exists(url: str) -> None:
@@ -68,14 +94,24 @@ def _check_exists(url: str) -> None:
 
 
 @asynccontextmanager
-async def looking(url: str, name: str) -> AsyncIterator[Session]:
-    """A session on the broker at `url`, closed at the end. Raises `CliError` where there is no broker yet."""
-    broker = open_broker(url)
-    check_shared(broker)
+async def looking(place: Place, name: str) -> AsyncIterator[Session]:
+    """A session on the broker of `place`, closed at the end, which declares nothing.
+
+    Raises `CliError` where there is no broker yet, and for a broker that does not tell its queues and no app that does.
+    """
+    broker = shared_broker(place)
     if isinstance(broker, SqliteBroker):
-        _check_exists(url)
+        _check_exists(place.url)
+    if isinstance(broker, RabbitBroker) and place.topology is None:
+        raise CliError(
+            "RabbitMQ does not tell which queues it has",
+            "name the app whose queues are meant, as in: dispatcher queues tasks:app",
+            exit_code=EXIT_USAGE,
+        )
     session = await broker.connect(name=name, on_event=LogObserver().on_event)
     try:
+        if place.topology is not None:
+            await session.declare(place.topology)
         yield session
     finally:
         await session.close()

@@ -16,7 +16,7 @@ from ..errors import DecodeError
 from ..model.codec import decode_body
 from ..model.headers import PREFIX
 from ..model.outcome import REASONS
-from .connect import broker_option, broker_url, looking
+from .connect import Place, broker_option, broker_place, looking
 from .dead_letters import DeadLetter, Filter, ReplayReport, dead_letters, dead_total, purge, queue_names, replay
 from .failures import EXIT_USAGE, CliError, as_cli_error
 from .locate import looks_like_target, pick
@@ -62,14 +62,14 @@ def _list_command(
     limit: int, as_json: bool,
 ) -> None:  # fmt: skip
     """List dead letters, oldest first."""
-    asyncio.run(_list(broker_url(ctx, target, url), queue, Filter(task=task, reason=reason), limit, as_json))
+    asyncio.run(_list(broker_place(ctx, target, url), queue, Filter(task=task, reason=reason), limit, as_json))
 
 
-async def _list(url: str, queue: str | None, wanted: Filter, limit: int, as_json: bool) -> None:
+async def _list(place: Place, queue: str | None, wanted: Filter, limit: int, as_json: bool) -> None:
     rows: list[tuple[object, ...]] = []
     shown = 0
     more = False
-    async with looking(url, "dispatcher dead") as session:
+    async with looking(place, "dispatcher dead") as session:
         async for letter in _all_letters(session, await _queues(session, queue), wanted):
             if shown >= limit:
                 more = True
@@ -123,7 +123,7 @@ def _show_command(ctx: click.Context, words: tuple[str, ...], url: str | None, a
         raise CliError(
             f"expected one UUID, got {len(uuids)}", "'dispatcher dead list' shows them", exit_code=EXIT_USAGE
         )
-    asyncio.run(_show(broker_url(ctx, target, url), uuids[0], as_json))
+    asyncio.run(_show(broker_place(ctx, target, url), uuids[0], as_json))
 
 
 def _split(words: tuple[str, ...], url: str | None) -> tuple[str | None, list[str]]:
@@ -133,9 +133,9 @@ def _split(words: tuple[str, ...], url: str | None) -> tuple[str | None, list[st
     return None, list(words)
 
 
-async def _show(url: str, uuid: str, as_json: bool) -> None:
+async def _show(place: Place, uuid: str, as_json: bool) -> None:
     found = 0
-    async with looking(url, "dispatcher dead") as session:
+    async with looking(place, "dispatcher dead") as session:
         async for letter in _all_letters(session, await _queues(session, None), Filter(uuids={uuid})):
             found += 1
             if as_json:
@@ -226,7 +226,7 @@ def _replay_command(
             f"expected UUIDs or --all, got {got}", "'dispatcher dead list' shows the uuids", exit_code=EXIT_USAGE
         )
     wanted = Filter(task=task, reason=reason, uuids=frozenset(uuids) if uuids else None)
-    report = asyncio.run(_replay(broker_url(ctx, target, url), queue, wanted, to_queue))
+    report = asyncio.run(_replay(broker_place(ctx, target, url), queue, wanted, to_queue))
     click.echo(f"replayed {report.replayed}")
     if report.first_error is not None:
         failure = as_cli_error(report.first_error)
@@ -237,9 +237,9 @@ def _replay_command(
         raise _not_there(uuids)
 
 
-async def _replay(url: str, queue: str | None, wanted: Filter, to_queue: str | None) -> ReplayReport:
+async def _replay(place: Place, queue: str | None, wanted: Filter, to_queue: str | None) -> ReplayReport:
     total = ReplayReport()
-    async with looking(url, "dispatcher dead") as session:
+    async with looking(place, "dispatcher dead") as session:
         if to_queue is not None:
             await _queues(session, to_queue)
         queues = await _queues(session, queue)
@@ -271,7 +271,7 @@ def _purge_command(
     ctx: click.Context, target: str | None, url: str | None, queue: str | None, task: str | None, reason: Any, yes: bool
 ) -> None:
     """Delete dead letters for good: all that the filters leave. Asks first."""
-    where = broker_url(ctx, target, url)
+    where = broker_place(ctx, target, url)
     wanted = Filter(task=task, reason=reason)
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
@@ -284,17 +284,17 @@ def _purge_command(
     click.echo(f"deleted {asyncio.run(_purge(where, queue, wanted))}")
 
 
-async def _count(url: str, queue: str | None, wanted: Filter) -> int:
+async def _count(place: Place, queue: str | None, wanted: Filter) -> int:
     count = 0
-    async with looking(url, "dispatcher dead") as session:
+    async with looking(place, "dispatcher dead") as session:
         async for _ in _all_letters(session, await _queues(session, queue), wanted):
             count += 1
     return count
 
 
-async def _purge(url: str, queue: str | None, wanted: Filter) -> int:
+async def _purge(place: Place, queue: str | None, wanted: Filter) -> int:
     count = 0
-    async with looking(url, "dispatcher dead") as session:
+    async with looking(place, "dispatcher dead") as session:
         queues = await _queues(session, queue)
         async with _bar(session, queues, "deleting") as step:
             for name in queues:

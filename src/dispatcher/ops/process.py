@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import click
 
-from ..brokers import open_broker, redact_url
+from ..brokers import redact_url
 from ..errors import BrokerUnavailable, DispatcherError, WorkerExhausted
 from ..observe.log_output import configure_logging
 from ..observe.logs import LogObserver
 from ..runtime.app import Dispatcher
-from .connect import check_shared
+from .connect import place_of, shared_broker
 from .failures import EXIT_CONFIG, EXIT_INTERNAL, EXIT_RECYCLE, as_cli_error, internal_error
 from .locate import load_app, pick
 from .notices import AppStarted, AppStopped, LogFormatIgnored, SupervisorLost
@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, supervised: str | None = None, **common: Any)
     supervision = None if supervised is None else _Supervision(supervised)
     target, app = load_app(options.target)
     if supervision is not None:
-        check_shared(open_broker(app.config.url))  # each process would have a broker of its own
+        shared_broker(place_of(app))  # each process would have a broker of its own
     stream = log_stream(burst=options.burst)
     with_bar = stream is not None
     is_ours = configure_logging(
@@ -175,7 +175,7 @@ async def _work_with_bar(app: Dispatcher, options: WorkerOptions) -> None:
     """Run the worker under a progress bar on the terminal."""
     queues = options.queue_names or [queue.name for queue in app.queues]
     drawn = asyncio.Event()
-    progress = asyncio.create_task(show_progress(app.config.url, queues, sys.stderr, drawn), name="dispatcher progress")
+    progress = asyncio.create_task(show_progress(place_of(app), queues, sys.stderr, drawn), name="dispatcher progress")
     try:
         await drawn.wait()
         await _work(app, options)

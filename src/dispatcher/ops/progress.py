@@ -10,7 +10,7 @@ import click
 
 from ..brokers.base import Inspector
 from ..errors import DispatcherError, TopologyMismatch
-from .connect import looking
+from .connect import Place, looking
 from .failures import CliError
 
 __all__ = ["show_progress"]
@@ -18,13 +18,13 @@ __all__ = ["show_progress"]
 LOOK_EVERY_SECONDS = 0.25
 
 
-async def show_progress(url: str, queues: Sequence[str], stream: TextIO, drawn: asyncio.Event) -> None:
+async def show_progress(place: Place, queues: Sequence[str], stream: TextIO, drawn: asyncio.Event) -> None:
     """Draw until cancelled, and once more then: how many of the most tasks seen waiting are done.
 
     `drawn` is set when the bar stands, or cannot: work should begin after that, or there is nothing left to count.
     """
     try:
-        async with looking(url, "dispatcher progress") as session:
+        async with looking(place, "dispatcher progress") as session:
             await _draw(session.inspector, queues, stream, drawn)
     except (DispatcherError, CliError):
         return  # the bar only looks on: what is wrong with the broker, the worker itself reports

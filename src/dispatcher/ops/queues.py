@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ..brokers.base import QueueDepth
-from .connect import broker_option, broker_url, looking
+from .connect import Place, broker_option, broker_place, looking
 from .terminal import echo_table
 
 __all__ = ["command"]
@@ -24,7 +24,7 @@ def command(ctx: click.Context, target: str | None, url: str | None, as_json: bo
 
     A `-` is a figure that this broker cannot tell.
     """
-    depths = asyncio.run(_depths(broker_url(ctx, target, url)))
+    depths = asyncio.run(_depths(broker_place(ctx, target, url)))
     if as_json:
         for depth in depths:
             click.echo(msgspec.json.encode(depth))
@@ -34,6 +34,6 @@ def command(ctx: click.Context, target: str | None, url: str | None, as_json: bo
     echo_table(heads, rows, right=(1, 2, 3, 4, 5))
 
 
-async def _depths(url: str) -> list[QueueDepth]:
-    async with looking(url, "dispatcher queues") as session:
+async def _depths(place: Place) -> list[QueueDepth]:
+    async with looking(place, "dispatcher queues") as session:
         return sorted(await session.inspector.queues(), key=lambda depth: depth.name)

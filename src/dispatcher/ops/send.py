@@ -10,11 +10,10 @@ from typing import Any
 import click
 import msgspec
 
-from ..brokers import open_broker
 from ..errors import ArgumentError
 from ..model.task import Task
 from ..runtime.app import Dispatcher
-from .connect import check_shared
+from .connect import place_of, shared_broker
 from .failures import EXIT_USAGE, CliError
 from .locate import load_app, pick
 
@@ -77,7 +76,7 @@ def command(target: str, task: str, arguments: tuple[str, ...], as_json: bool, *
     is, else JSON. When this returns the task is safe in the broker.
     """
     _, app = load_app(target)
-    check_shared(open_broker(app.config.url))
+    shared_broker(place_of(app))
     found = pick("task", task, app.tasks, exit_code=EXIT_USAGE)
     if options["queue"] is not None:
         pick("queue", options["queue"], {queue.name: queue for queue in app.queues}, exit_code=EXIT_USAGE)

@@ -45,7 +45,8 @@ class Runs:
 
     At `max_overrunning` functions that passed their timeout and run on without a slot, `room` is closed: nothing new
     may begin, and one more that overruns keeps its slot. Once nothing else runs then, `exhausted` is set.
-    `retries_due_at` is when the last retry or snooze published here is due, in Unix seconds.
+    `retries_due_at` is when the last retry or snooze published here is due, in Unix seconds. `begun` counts the
+    deliveries that had a slot.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Runs:
         self.room.set()
         self.exhausted = asyncio.Event()
         self.retries_due_at = 0.0
+        self.begun = 0
 
     @property
     def running(self) -> int:
@@ -102,6 +104,7 @@ class Runs:
         prepared = self._execution.prepare(delivery, self._registry)
         run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared)
         self._runs.add(run)
+        self.begun += 1
         self._idle.clear()
         self._empty.clear()
         if isinstance(prepared, Refused):

@@ -90,9 +90,11 @@ async def _dead_letters(app: Dispatcher, inspector: Inspector) -> dict[tuple[str
 
 async def _left(app: Dispatcher, inspector: Inspector) -> str:
     depths = [await inspector.depth(queue.name) for queue in app.queues]
-    # What was handed back may count as held for a moment more.
+    # What was handed back may count as held for a moment more. RabbitMQ does not tell what is held, nor what is delayed.
     return "; ".join(
-        f"{depth.name}: {depth.ready + (depth.unacked or 0)} waiting, {depth.delayed} delayed" for depth in depths
+        f"{depth.name}: {depth.ready + (depth.unacked or 0)} waiting"
+        + ("" if depth.delayed is None else f", {depth.delayed} delayed")
+        for depth in depths
     )
 
 

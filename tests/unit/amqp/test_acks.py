@@ -175,6 +175,17 @@ def test_one_tag_twice_acks_no_other() -> None:
     assert acks.unsettled == 1
 
 
+def test_a_settled_tag_does_not_end_a_run() -> None:
+    """The watermark is a tag that the broker still knows."""
+    acks = window(3)
+    acks.ack(3)
+    acks.take()
+    for tag in (1, 2, 3):
+        acks.ack(tag)
+    assert told(acks.take()) == [("Ack", 2, True)]
+    assert acks.unsettled == 0
+
+
 def test_an_old_tag_acks_no_other() -> None:
     """Nor does one that was settled long ago make up for it."""
     acks = window(6)

@@ -79,11 +79,13 @@ def test_any_object_may_wait() -> None:
 
 
 def test_numbers_are_passed_once() -> None:
-    """After a thousand single answers a multiple one looks at the open publishes alone."""
+    """After a thousand single answers, in whatever order, a multiple one looks at the open publishes alone."""
     confirms = Confirms()
     for number in range(1, 1_001):
         confirms.add(number)
+    for number in range(2, 1_001, 2):
         answer(confirms, number)
+        answer(confirms, number - 1)
     assert confirms._oldest == 1_001
     confirms.add("last")
     assert answer(confirms, 1_001, multiple=True) == ["last"]

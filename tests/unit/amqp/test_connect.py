@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stream_peer import SECONDS, Heard, Peer, connect
+from stream_peer import SECONDS, Peer, connect
 from tcp_proxy import free_port
 from tls_certificates import Certificates
 
@@ -70,17 +70,22 @@ async def test_a_silent_address_takes_its_share_of_the_time_only(
     pair = certificates.server()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pair.certfile, pair.keyfile)
-    speaking = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0, ssl=server)
-    addresses_are(monkeypatch, listener.getsockname()[1], speaking.sockets[0].getsockname()[1])
-    stream = await open_stream(
-        "rabbit.example", 5671, context=client, server_hostname="localhost", timeout_seconds=SECONDS / 10
-    )
-    heard = Heard(stream)
+    with socket.create_server(("127.0.0.1", 0)) as speaking:
+        speaking.settimeout(SECONDS)
+
+        def accept() -> ssl.SSLSocket:
+            return server.wrap_socket(speaking.accept()[0], server_side=True)
+
+        accepting = asyncio.create_task(asyncio.to_thread(accept))
+        addresses_are(monkeypatch, listener.getsockname()[1], speaking.getsockname()[1])
+        stream = await open_stream(
+            "rabbit.example", 5671, context=client, server_hostname="localhost", timeout_seconds=SECONDS / 10
+        )
+        peer = Peer(await accepting)
+    stream.send(b"here")
+    assert await peer.receive(4) == b"here"
     stream.close()
-    assert not heard.reasons
-    speaking.close()
-    await speaking.wait_closed()
-    await asyncio.sleep(0)
+    peer.socket.close()
 
 
 async def test_tells_what_became_of_each_address(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

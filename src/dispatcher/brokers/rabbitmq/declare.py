@@ -24,7 +24,7 @@ from .plan import plan_of
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
 from .version import Features
 
-__all__ = ["OpenChannel", "declare"]
+__all__ = ["OpenChannel", "compare", "declare"]
 
 OpenChannel: TypeAlias = Callable[[], Awaitable[Channel]]
 Tell: TypeAlias = Callable[[TopologyDiffers], None]
@@ -55,6 +55,21 @@ async def declare(open_channel: OpenChannel, topology: Topology, features: Featu
             return
     for note in plan.notes:
         on_difference(note)
+
+
+async def compare(open_channel: OpenChannel, spec: Spec) -> list[TopologyDiffers] | None:
+    """In what that which exists differs from `spec`; None if this user may not know. Only for what is known to exist.
+
+    `TopologyMismatch` for an exchange of another type.
+    """
+    [refusal] = await _ask(open_channel, [_active(spec)])
+    if isinstance(refusal, AccessRefused):
+        return None
+    if isinstance(refusal, PreconditionFailed):
+        return await _differences(open_channel, spec, refusal)
+    if refusal is not None:
+        raise refusal
+    return []
 
 
 # --- create ---------------------------------------------------------------------------------------------------------

@@ -15,16 +15,21 @@ from .ladder import is_service, strip
 if TYPE_CHECKING:
     from .consuming import RabbitConsumer
 
-__all__ = ["RabbitDelivery", "counted_deliveries", "read_headers"]
+__all__ = ["RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
+
+
+def raw_headers(content: Content) -> dict[str, Any]:
+    """The headers of a message as they came."""
+    try:
+        return content.properties.headers
+    except ProtocolError:
+        # RabbitMQ hands on names that are not UTF-8 and tables of any depth. A stranger's: the body decides.
+        return {}
 
 
 def read_headers(content: Content, queue: str) -> dict[str, Any]:
     """The headers of a message of `queue`, without what the way to it left there."""
-    try:
-        headers = content.properties.headers
-    except ProtocolError:
-        # RabbitMQ hands on names that are not UTF-8 and tables of any depth. A stranger's: the body decides.
-        return {}
+    headers = raw_headers(content)
     return with_reason(strip(headers), queue) if headers else {}
 
 

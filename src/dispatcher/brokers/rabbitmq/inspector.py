@@ -8,25 +8,23 @@ are known that a session of the same broker object has declared.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from ...amqp.channel import Channel
 from ...amqp.errors import AmqpError, NotFound
-from ...amqp.events import Answered, Content
-from ...amqp.methods import BasicGet, QueueDeclare, QueueDeclareOk, QueuePurge, QueuePurgeOk
-from ...errors import ConnectionLost, TopologyMismatch
+from ...amqp.events import Content
+from ...amqp.methods import QueueDeclare, QueueDeclareOk, QueuePurge, QueuePurgeOk
+from ...errors import ConnectionLost, DispatcherError, TopologyMismatch
 from ...model import headers as names
 from ...model.topology import Queue, dead_queue
-from ..base import BrowsedMessage, Message, QueueDepth
-from .delivery import counted_deliveries, read_headers
+from ..base import BrowsedMessage, QueueDepth
+from .browsing import Browse
+from .delivery import raw_headers
 from .ladder import level_names
 from .version import Features
 
 __all__ = ["RabbitInspector"]
-
-GETS_AT_ONCE = 200
 
 
 class RabbitInspector:
@@ -38,7 +36,10 @@ class RabbitInspector:
         self._open_channel = open_channel
         self._known = known
         self._features = features
-        self._open: dict[str, _Browse] = {}
+        self._open: dict[str, list[Browse]] = {}
+        self._wanted: dict[str, dict[int, asyncio.Future[bool]]] = {}
+        self._removing = asyncio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
 
     async def queues(self) -> list[QueueDepth]:
         dead = {dead_queue(name) for name in self._known}
@@ -63,28 +64,73 @@ class RabbitInspector:
         """The delayed ones come last. While it lasts their delays stand still."""
         if await self._passive(queue) is None:
             raise _absent(queue)
-        browse = self._open[queue] = _Browse(await self._open_channel())
+        browse = Browse(await self._open_channel())
+        self._open.setdefault(queue, []).append(browse)
         try:
             async with aclosing(browse.messages(queue)) as waiting:
                 async for content in waiting:
-                    yield browse.show(content, queue)
+                    yield browse.show(content, queue, delayed=False)
             async with aclosing(self._delayed(browse, queue)) as delayed:
                 async for content in delayed:
-                    yield browse.show(content, queue)
+                    yield browse.show(content, queue, delayed=True)
         finally:
-            if self._open.get(queue) is browse:
-                del self._open[queue]
             await browse.close()
+            self._open[queue].remove(browse)
 
     async def remove(self, queue: str, key: int) -> bool:
-        browse = self._open.get(queue)
-        if browse is not None:
-            return browse.remove(key)
-        async with aclosing(self.browse(queue)) as messages:
-            async for message in messages:
-                if message.key == key:
-                    return self._open[queue].remove(key)
-        return False
+        """Cheap while a browse of the queue is open; else the queue is looked through, once for all that ask meanwhile."""
+        for browse in self._open.get(queue, ()):
+            if browse.knows(key):
+                return browse.remove(key)
+        wanted = self._wanted.get(queue)
+        if wanted is None:
+            wanted = self._wanted[queue] = {}
+            removal = asyncio.create_task(self._remove_wanted(queue), name=f"dispatcher removing from {queue}")
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+        if key in wanted:
+            return False  # another asks for it already, and is told True
+        found: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        wanted[key] = found
+        return await found
+
+    async def _remove_wanted(self, queue: str) -> None:
+        """Look for what `remove` was asked for. One look at a time: two would hide messages from each other.
+
+        Who asked is told when everything else is back in the queue, and not before.
+        """
+        wanted: dict[int, asyncio.Future[bool]] = {}
+        removed: set[int] = set()
+        failure: DispatcherError | None = None
+        async with self._removing:
+            try:
+                browse = Browse(await self._open_channel())
+                try:
+                    for closing in list(self._open.get(queue, ())):
+                        await closing.closed()
+                    wanted = self._wanted.pop(queue)
+                    await self._remove_all(browse, queue, set(wanted), removed)
+                finally:
+                    await browse.close()
+            except DispatcherError as error:
+                failure = error
+                wanted |= self._wanted.pop(queue, {})
+        for key, future in wanted.items():
+            if future.done():
+                continue
+            if failure is None or key in removed:
+                future.set_result(key in removed)
+            else:
+                future.set_exception(failure)
+
+    async def _remove_all(self, browse: Browse, queue: str, missing: set[int], removed: set[int]) -> None:
+        for messages in (browse.messages(queue), self._delayed(browse, queue)):
+            async with aclosing(messages):
+                while missing and (content := await anext(messages, None)) is not None:
+                    key = browse.key(content)
+                    if key in missing and browse.remove(key):
+                        missing.discard(key)
+                        removed.add(key)
 
     async def purge(self, queue: str) -> int:
         """What waits in the queue itself; delayed messages on their way to it stay."""
@@ -114,7 +160,7 @@ class RabbitInspector:
         finally:
             await channel.close()
 
-    async def _delayed(self, browse: _Browse, queue: str) -> AsyncGenerator[Content, None]:
+    async def _delayed(self, browse: Browse, queue: str) -> AsyncGenerator[Content, None]:
         """The messages in the ladder that go to `queue`."""
         if queue.endswith(".dead"):
             return  # nothing is delayed on its way there
@@ -127,83 +173,9 @@ class RabbitInspector:
                 continue
             async with aclosing(browse.messages(level)) as messages:
                 async for content in messages:
-                    targets = keys if names.DELAY_TO in content.properties.headers else (queue,)
+                    targets = keys if names.DELAY_TO in raw_headers(content) else (queue,)
                     if content.routing_key in targets:
                         yield content
-
-
-class _Browse:
-    """The messages that one browse holds, on a channel of its own."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._tags: dict[int, int] = {}
-
-    async def messages(self, queue: str) -> AsyncGenerator[Content, None]:
-        """Take every waiting message of `queue`; several are asked for at once."""
-        while True:
-            asked = [self._channel.ask(BasicGet(queue=queue)) for _ in range(GETS_AT_ONCE)]
-            try:
-                for one in asked:
-                    content = (await self._answer(one)).content
-                    if content is None:
-                        return
-                    yield content
-            finally:
-                await asyncio.wait(asked)
-
-    async def _answer(self, asked: asyncio.Future[Answered]) -> Answered:
-        try:
-            return await self._channel.answer(asked)
-        except AmqpError as error:
-            raise ConnectionLost(f"browsing was interrupted: {error}") from error
-
-    def show(self, content: Content, queue: str) -> BrowsedMessage:
-        properties = content.properties
-        raw = properties.headers
-        key = _key(content)
-        self._tags[key] = content.delivery_tag
-        due = raw.get(names.DELAY_DUE)
-        to = raw.get(names.DELAY_TO)
-        published = raw.get(names.FIRST_PUBLISHED_AT)
-        headers = read_headers(content, queue)
-        count = counted_deliveries(headers)
-        return BrowsedMessage(
-            key,
-            Message(
-                exchange=str(to) if to is not None else content.exchange,
-                routing_key=content.routing_key,
-                body=content.body,
-                uuid=properties.message_id or "",
-                headers=headers,
-                priority=properties.priority,
-                ready_at_ms=due if type(due) is int else None,
-                content_type=properties.content_type or "",
-            ),
-            delivery_count=count or 0,
-            published_at_ms=published if type(published) is int else None,
-        )
-
-    def remove(self, key: int) -> bool:
-        tag = self._tags.pop(key, None)
-        if tag is None or not self._channel.is_open:
-            return False
-        self._channel.ack(tag)
-        return True
-
-    async def close(self) -> None:
-        """Give back what was not removed."""
-        if self._channel.is_open:
-            self._channel.hand_back_all()
-        await self._channel.close()
-
-
-def _key(content: Content) -> int:
-    """Names a message as long as it exists: what no redelivery changes."""
-    properties = content.properties
-    number = properties.headers.get(names.PUBLISH)
-    text = f"{properties.message_id}\0{number}\0{properties.timestamp}\0".encode()
-    return int.from_bytes(hashlib.blake2b(text + content.body, digest_size=7).digest(), "big")
 
 
 def _absent(queue: str) -> TopologyMismatch:

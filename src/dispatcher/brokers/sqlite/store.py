@@ -91,7 +91,7 @@ class Store:
         self._execute = connection.execute
         self.session = session
         self.now_ms = now_ms
-        self.catalog: Catalog = load(connection, 0)
+        self.catalog: Catalog = self._snapshot(0)
         self.windows: list[Window] = []
         self.next_due_ms: int | None = None
         self._inserts = {size: INSERT_MESSAGE + ", ".join(["(?,?,?,?,?,?,?,?,?,?,?)"] * size) for size in CHUNKS}
@@ -115,6 +115,14 @@ class Store:
                 self._reload(epoch)
             finally:
                 self._execute("COMMIT")
+
+    def _snapshot(self, epoch: int) -> Catalog:
+        """The catalog as it is at one moment: others may be declaring."""
+        self._execute("BEGIN")
+        try:
+            return load(self.connection, epoch)
+        finally:
+            self._execute("COMMIT")
 
     def _reload(self, epoch: int) -> None:
         self.catalog = load(self.connection, epoch)

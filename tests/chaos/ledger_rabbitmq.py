@@ -1,0 +1,158 @@
+"""The ledger test's stage on a RabbitMQ: a vhost, a proxy before it, and what is done to both.
+
+What it does to a broker it does in its own vhost, but for `kill -9`: that takes a node of the test's own.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ledger_app import MAX_BACKOFF_SECONDS
+from ledger_explain import Fault, Note, Sent
+from rabbitmq_admin import Admin, AdminError, binary
+from rabbitmq_node import PrivateNode
+from tcp_proxy import TcpProxy
+
+__all__ = ["RabbitGround", "read_notes", "read_sent"]
+
+BACK_SECONDS = 10 * (MAX_BACKOFF_SECONDS + 5)
+"""The deadline for all consumers to be back: ten times as long as it may take."""
+
+POLL_SECONDS = 0.1
+ASK_SECONDS = 30.0
+DEAD = ".dead"
+EXCHANGE = "dispatcher"
+UNBOUND = "threads"
+"""The queue whose binding comes and goes, where that is the harm."""
+
+
+class RabbitGround:
+    """A vhost of `admin`'s broker, which the processes reach through `proxy`. See `ledger_rig.Ground`.
+
+    Harm: `cut`: every link is reset. `unbind`: the binding of a queue is removed, and put back the next time. `calm`: none.
+    `node`: is killed (`kill -9`) and started again whenever the share of what is published passes one of `kills_at`.
+    `own_url` does not lead through the proxy.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        admin: Admin,
+        vhost: str,
+        proxy: TcpProxy,
+        own_url: str,
+        node: PrivateNode | None = None,
+        kills_at: tuple[float, ...] = (),
+    ) -> None:
+        login = own_url.partition("://")[2].rpartition("@")[0]
+        self.own_url = own_url
+        self.url = f"amqp://{login}@{proxy.host}:{proxy.port}/{vhost}"
+        self.faults: list[Fault] = []
+        self._folder = folder
+        self._admin = admin
+        self._vhost = vhost
+        self._proxy = proxy
+        self._node = node
+        self._kills_at = list(kills_at)
+        self._is_unbound = False
+
+    def is_ready(self) -> bool:
+        return True
+
+    def held_by(self, pid: int) -> list[str]:
+        return []  # it tells how many, not which: see `ledger_explain`
+
+    def unfinished(self) -> int:
+        return sum(sum(counts) for queue, counts in self._counts().items() if not queue.endswith(DEAD))
+
+    def unsettled(self) -> int:
+        """How many messages the broker counts as held by anyone."""
+        return sum(unacked for _, unacked in self._counts().values())
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        deadline = time.monotonic() + ASK_SECONDS
+        while True:
+            try:
+                return self._admin.counts(self._vhost)
+            except AdminError:  # a queue without a leader: its node was started a moment ago
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def is_locked(self) -> bool:
+        return False
+
+    def state(self) -> str:
+        return f"{self._counts()}; {self._proxy.links} links, {self._proxy.cuts} cut"
+
+    # --- harm ------------------------------------------------------------------------------------------------------
+
+    def harm(self, what: str, progress: float) -> None:
+        if self._node is not None and self._kills_at and progress >= self._kills_at[0]:
+            del self._kills_at[0]
+            self._kill_broker(self._node)
+        elif what == "cut":
+            began = time.monotonic()
+            self._proxy.cut()
+            self.faults.append(Fault("cut", began, time.monotonic()))
+        elif what == "unbind":
+            self._is_unbound = not self._is_unbound
+            self._bind("remove" if self._is_unbound else "add")
+
+    def heal(self) -> None:
+        if self._is_unbound:
+            self._is_unbound = False
+            self._bind("add")
+
+    def _kill_broker(self, node: PrivateNode) -> None:
+        """Kill it, start it, and leave everybody alone until all are back: so that it can be told how long that took."""
+        began = time.monotonic()
+        workers = {note.pid for note in read_notes(self._folder) if note.what == "consuming"}
+        queues = {note.which for note in read_notes(self._folder) if note.what == "consuming"}
+        node.kill()
+        node.start()
+        healed = time.monotonic()
+        self.faults.append(Fault("broker_kill", began, healed))
+        while True:
+            notes = read_notes(self._folder)
+            back = {(note.pid, note.which) for note in notes if note.what == "consuming" and note.at > healed}
+            missing = {(pid, queue) for pid in workers for queue in queues} - back
+            if not missing:
+                return
+            assert time.monotonic() < healed + BACK_SECONDS, f"{missing} not back {BACK_SECONDS:g} s after the broker"
+            time.sleep(POLL_SECONDS)
+
+    def _bind(self, verb: str) -> None:
+        """Through the node: the processes' links are not used."""
+        assert hasattr(self._admin, "eval")
+        vhost = binary(self._vhost)
+        self._admin.eval(
+            f"rabbit_binding:{verb}({{binding, rabbit_misc:r({vhost}, exchange, {binary(EXCHANGE)}), "
+            f"{binary(UNBOUND)}, rabbit_misc:r({vhost}, queue, {binary(UNBOUND)}), []}}, <<>>)"
+        )
+
+
+def read_notes(folder: Path) -> list[Note]:
+    """What the processes noted of their sessions, in whole lines."""
+    lines = [line for path in sorted(folder.glob("sessions-*.ledger")) for line in path.read_text().split("\n")[:-1]]
+    return [_note(*line.split(" ", 6)) for line in lines]
+
+
+def _note(
+    what: str, pid: str, session: str, at: str, which: str = "", attempt: str = "0", because: str = ""
+) -> Note:
+    return Note(what, int(pid), int(session), float(at), which, int(attempt), because)
+
+
+def read_sent(folder: Path) -> list[Sent]:
+    """Every publish that a publisher noted, in whole lines."""
+    found: list[Sent] = []
+    for path in sorted(folder.glob("publisher-*.ledger")):
+        pid = int(path.stem.rpartition("-")[2])
+        words = [line.split() for line in path.read_text().split("\n")[:-1]]
+        returned = {uuid: float(at) for what, uuid, at in words if what == "accepted"}
+        found += [
+            Sent(uuid, pid, float(at), returned.get(uuid, float("inf"))) for what, uuid, at in words if what == "attempt"
+        ]
+    return found

@@ -1,0 +1,164 @@
+"""The ledger on RabbitMQ: links cut every second, a broker killed with `kill -9`, workers killed: every uuid accounted for.
+
+The promise: a publish that returned is executed or parked; twice at most what a lost session held or was publishing. The
+full size is `LEDGER_TASKS=100000`. The harness is tried on faults planted on purpose: a run of them that stays silent
+proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ledger_app import MAX_BACKOFF_SECONDS
+from ledger_app import app as ledger_app
+from ledger_check import History, Verdict, judge
+from ledger_explain import Note, handed_out_again, losses, recoveries, sent_again
+from ledger_rabbitmq import RabbitGround, read_notes, read_sent
+from ledger_rig import Plan, Stage
+from rabbitmq_node import PrivateNode
+from rabbitmq_url import RabbitMq
+from tcp_proxy import TcpProxy
+
+TASKS = int(os.environ.get("LEDGER_TASKS", "10000"))
+QUEUES = len(ledger_app.queues)
+"""A worker holds up to its limit from each."""
+
+A_CUT = re.compile(r"reset the connection|closed the connection|no second connection|connection refused")
+"""How a session may end in these runs. An error of the protocol, as a stale ack brings it, is no such end."""
+
+PROTOCOL_ERROR = re.compile(r"operation basic\.\w+ caused .*")
+"""What RabbitMQ logs of a client that acked what it may not, or published what cannot be."""
+
+
+class Played(NamedTuple):
+    """A run and what it says."""
+
+    stage: Stage
+    ground: RabbitGround
+    history: History
+    verdict: Verdict
+    lost: list[Note]
+    recovered_after: list[float | None]
+
+    @property
+    def unprovoked(self) -> list[str]:
+        """Why sessions ended that nobody had cut."""
+        return [note.because for note in self.lost if not A_CUT.search(note.because)]
+
+
+@contextmanager
+def on_shared_broker(folder: Path, rabbitmq: RabbitMq, vhost: str) -> Iterator[RabbitGround]:
+    """In a vhost of the run's broker."""
+    url = rabbitmq.url_of(vhost)
+    host, _, port = url.rpartition("@")[2].partition("/")[0].rpartition(":")
+    with TcpProxy(host, int(port)) as proxy:
+        yield RabbitGround(folder, rabbitmq.admin, vhost, proxy, url)
+
+
+async def play(ground: RabbitGround, folder: Path, plan: Plan) -> Played:
+    """Run `plan` in `folder` and say how it went, on one line."""
+    seed = int(os.environ.get("LEDGER_SEED") or random.SystemRandom().randrange(2**32))
+    stage = Stage(ground, folder, plan, seed)
+    print(f"ledger: LEDGER_SEED={seed} {plan}")
+    began = time.monotonic()
+    history = await stage.run()
+    seconds = time.monotonic() - began
+    notes = read_notes(folder)
+    kills = handed_out_again(notes, ground.faults, history.kills)
+    resent = sent_again(read_sent(folder), notes, ground.faults, history.events)
+    history = replace(history, kills=kills, resent=resent)
+    verdict = judge(history)
+    working: Counter[int] = Counter()
+    for pid, _ in {(note.pid, note.which) for note in notes if note.what == "consuming"}:
+        working[pid] += 1
+    played = Played(stage, ground, history, verdict, losses(notes), recoveries(notes, ground.faults, working))
+    print(_line(played, seconds))
+    return played
+
+
+def _line(played: Played, seconds: float) -> str:
+    history, verdict = played.history, played.verdict
+    done = Counter(fault.what for fault in played.ground.faults)
+    kills = sum(1 for kill in history.kills if kill.role != "session")
+    again = sum(len(kill.in_flight) for kill in history.kills)
+    back = [after for after in played.recovered_after if after is not None]
+    after_kills = [
+        f"{after:.1f}"
+        for fault, after in zip(played.ground.faults, played.recovered_after, strict=True)
+        if fault.what == "broker_kill" and after is not None
+    ]
+    return (
+        f"ledger: {len(history.attempted)} tasks, {len(history.accepted)} accepted, {len(history.parked)} parked,"
+        f" {done['cut']} cuts, {done['broker_kill']} broker kills, {kills} process kills, {len(played.lost)} sessions"
+        f" lost, lost {len(verdict.lost)}, recovered {len(verdict.recovered)}, handed out again {again}, perhaps sent"
+        f" again {len(history.resent)}, duplicated {verdict.duplicated}, unexplained {len(verdict.unexplained)},"
+        f" all consumers back within {max(back, default=0.0):.1f} s of {len(back)} faults (broker kills:"
+        f" {', '.join(after_kills) or 'none'}; allowed {MAX_BACKOFF_SECONDS + 5:g}), {seconds:.1f} s"
+    )
+
+
+def check_kept(played: Played) -> None:
+    """The promise was kept, nothing is left over, nobody complained, and no session ended but by our hand."""
+    stage, history, verdict = played.stage, played.history, played.verdict
+    assert verdict.complaints() == []
+    assert history.waiting == ()
+    assert len(history.attempted) == stage.plan.tasks
+    assert history.refused == frozenset()
+    reasons = {(letter.uuid.partition(".")[0], letter.reason) for letter in history.parked}
+    assert reasons <= {("doomed", "failed"), ("rejected", "rejected")}
+    assert max((len(kill.in_flight) for kill in history.kills), default=0) <= QUEUES * stage.plan.limit
+    assert played.unprovoked == []
+    assert played.ground.unsettled() == 0
+    said = {actor.role: actor.said() for actor in stage.workers + stage.publishers}
+    assert not any(said.values()), said
+
+
+@pytest.mark.timeout(300 + TASKS / 20)
+async def test_links_cut_every_second_and_a_broker_killed_twice_lose_nothing(tmp_path: Path) -> None:
+    """Publishers and workers behind a proxy that resets every link each second, and `kill -9` of the broker, twice."""
+    with PrivateNode() as node, TcpProxy("127.0.0.1", node.port) as proxy:
+        node.start()
+        node.admin.add_vhost("ledger")
+        ground = RabbitGround(
+            tmp_path, node.admin, "ledger", proxy, node.url(vhost="ledger"), node=node, kills_at=(0.3, 0.6)
+        )
+        played = await play(ground, tmp_path, Plan(tasks=TASKS, how="cut", torment_seconds=200 + TASKS / 25))
+        check_kept(played)
+        assert [fault.what for fault in ground.faults].count("broker_kill") == 2
+        assert any(kill.in_flight for kill in played.history.kills), "no cut met a task in flight: nothing is shown"
+        assert not (complaints := PROTOCOL_ERROR.findall(node.log)), complaints
+
+
+@pytest.mark.timeout(300)
+async def test_workers_and_publishers_under_kill_9_lose_nothing(
+    tmp_path: Path, rabbitmq: RabbitMq, vhost: str
+) -> None:
+    """One of six processes is killed every second, some are stopped for seconds: the broker delivers again what they held."""
+    with on_shared_broker(tmp_path, rabbitmq, vhost) as ground:
+        played = await play(ground, tmp_path, Plan(tasks=min(TASKS, 10_000), pause_one_in=5))
+        check_kept(played)
+        assert {kill.role.partition("-")[0] for kill in played.history.kills} >= {"worker", "publisher"}
+        assert any(kill.in_flight for kill in played.history.kills), "no kill met a task in flight: nothing is shown"
+
+
+@pytest.mark.timeout(300)
+async def test_graceful_restarts_every_second_repeat_nothing_on_rabbitmq(
+    tmp_path: Path, rabbitmq: RabbitMq, vhost: str
+) -> None:
+    """A worker that is told to end finishes what runs and hands back the rest: no task runs twice for it."""
+    with on_shared_broker(tmp_path, rabbitmq, vhost) as ground:
+        played = await play(ground, tmp_path, Plan(tasks=5_000, how="term"))
+        check_kept(played)
+        assert played.history.kills, "nobody was told to end: this run has shown nothing"
+        assert played.verdict.duplicated == 0 and played.verdict.in_flight == 0
+        assert played.lost == []
