@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from rabbitmq_admin import Admin
+from rabbitmq_roles import Roles
 from rabbitmq_url import NoRabbitMq, RabbitMq, find
 
 THREAD_GRACE_SECONDS = 5.0
@@ -157,3 +158,9 @@ def broker_admin(rabbitmq: RabbitMq) -> Iterator[Admin]:
     yield rabbitmq.admin
     for user in tuple(rabbitmq.admin.added_users):
         rabbitmq.admin.delete_user(user)
+
+
+@pytest.fixture
+def role_users(vhost: str, vhost_url: str, broker_admin: Admin) -> Roles:
+    """The three least-privilege users of `vhost`."""
+    return Roles(broker_admin, vhost, vhost_url)

@@ -60,6 +60,9 @@ class Admin(Protocol):
     def add_user(self, user: str, password: str, vhost: str, permissions: tuple[str, str, str] = EVERYTHING) -> None:
         """A user without tags; `permissions` are the patterns for configure, write and read in that vhost."""
 
+    def permit(self, user: str, vhost: str, permissions: tuple[str, str, str]) -> None:
+        """Give a user other permissions there in place of those it has."""
+
     def delete_user(self, user: str) -> None: ...
 
     def set_policy(
@@ -113,7 +116,7 @@ class ErlangAdmin:
 
     def add_vhost(self, vhost: str) -> None:
         self._do(f"rabbit_vhost:add({binary(vhost)}, <<>>)")
-        self._permit(self.user, vhost, EVERYTHING)
+        self.permit(self.user, vhost, EVERYTHING)
 
     def delete_vhost(self, vhost: str) -> None:
         self.eval(
@@ -162,7 +165,11 @@ class ErlangAdmin:
     def add_user(self, user: str, password: str, vhost: str, permissions: tuple[str, str, str] = EVERYTHING) -> None:
         self._do(f"rabbit_auth_backend_internal:add_user({binary(user)}, {binary(password)}, <<>>)")
         self.added_users.add(user)
-        self._permit(user, vhost, permissions)
+        self.permit(user, vhost, permissions)
+
+    def permit(self, user: str, vhost: str, permissions: tuple[str, str, str]) -> None:
+        texts = ", ".join(map(binary, (user, vhost, *permissions)))
+        self._do(f"rabbit_auth_backend_internal:set_permissions({texts}, <<>>)")
 
     def delete_user(self, user: str) -> None:
         self._do(f"rabbit_auth_backend_internal:delete_user({binary(user)}, <<>>)")
@@ -173,10 +180,6 @@ class ErlangAdmin:
     ) -> None:
         texts = ", ".join(map(binary, (vhost, name, pattern, json.dumps(definition))))
         self._do(f"rabbit_policy:parse_set({texts}, <<48>>, {binary(apply_to)}, <<>>)")
-
-    def _permit(self, user: str, vhost: str, permissions: tuple[str, str, str]) -> None:
-        texts = ", ".join(map(binary, (user, vhost, *permissions)))
-        self._do(f"rabbit_auth_backend_internal:set_permissions({texts}, <<>>)")
 
     def _do(self, expression: str) -> None:
         if (answer := self.eval(expression)) != "ok":
@@ -198,7 +201,7 @@ class HttpAdmin:
 
     def add_vhost(self, vhost: str) -> None:
         self._ask("PUT", ("vhosts", vhost), {})
-        self._permit(self.user, vhost, EVERYTHING)
+        self.permit(self.user, vhost, EVERYTHING)
 
     def delete_vhost(self, vhost: str) -> None:
         self._ask("DELETE", ("vhosts", vhost), missing_is_fine=True)
@@ -227,7 +230,12 @@ class HttpAdmin:
     def add_user(self, user: str, password: str, vhost: str, permissions: tuple[str, str, str] = EVERYTHING) -> None:
         self._ask("PUT", ("users", user), {"password": password, "tags": ""})
         self.added_users.add(user)
-        self._permit(user, vhost, permissions)
+        self.permit(user, vhost, permissions)
+
+    def permit(self, user: str, vhost: str, permissions: tuple[str, str, str]) -> None:
+        self._ask(
+            "PUT", ("permissions", vhost, user), dict(zip(("configure", "write", "read"), permissions, strict=True))
+        )
 
     def delete_user(self, user: str) -> None:
         self._ask("DELETE", ("users", user))
@@ -242,11 +250,6 @@ class HttpAdmin:
     def version(self) -> str:
         """The version of the RabbitMQ that answers."""
         return str(self._ask("GET", ("overview",))["rabbitmq_version"])
-
-    def _permit(self, user: str, vhost: str, permissions: tuple[str, str, str]) -> None:
-        self._ask(
-            "PUT", ("permissions", vhost, user), dict(zip(("configure", "write", "read"), permissions, strict=True))
-        )
 
     def _ask(
         self, verb: str, place: tuple[str, ...], body: object = None, *, missing_is_fine: bool = False, reason: str = ""

@@ -65,15 +65,25 @@ def handed_out_again(notes: Sequence[Note], faults: Sequence[Fault], kills: Sequ
         if note.what == "taken":
             takings[note.which, note.attempt].append(note)
     for (uuid, _), taken in takings.items():
-        taken.sort(key=lambda note: note.at)
-        for before, after in zip(taken, taken[1:], strict=False):
-            session = (before.pid, before.session)
-            if session in began and began[session] <= after.at:
-                again[session].append(uuid)
+        for session in _given_up(sorted(taken, key=lambda note: note.at), began):
+            again[session].append(uuid)
     return tuple(
         Kill(killed[session].role if session in killed else "session", session[0], began[session], tuple(uuids))
         for session, uuids in again.items()
     )
+
+
+def _given_up(taken: Sequence[Note], began: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
+    """The sessions whose ends explain the later ones of these takings of a uuid; each explains one."""
+    held: list[tuple[int, int]] = []
+    explained: list[tuple[int, int]] = []
+    for note in taken:
+        ended = [session for session in held if began.get(session, float("inf")) <= note.at]
+        if ended:
+            held.remove(ended[0])
+            explained.append(ended[0])
+        held.append((note.pid, note.session))
+    return explained
 
 
 def sent_again(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from rabbitmq_roles import Roles
 from rabbitmq_url import RabbitMq
 
 from dispatcher.brokers import open_broker
@@ -43,24 +44,40 @@ class Rig:
         hand_backs_count: bool = False,
         priorities: Callable[[Queue], Queue] = lambda queue: queue,
         max_length_is_soft: bool = False,
-        browsing_keeps_order: bool = True,
+        operator: Broker | None = None,
+        install: Callable[[Topology], Awaitable[None]] | None = None,
     ) -> None:
         self.broker = broker
+        self.may_do_everything = (
+            install is None
+        )  # who may not is told the same of what is forbidden and of what is absent
         self.hand_backs_count = hand_backs_count  # a delivery that is only handed back counts as a holder's death
         self.priorities = priorities  # makes of a queue one of the kind that orders by priority
-        self.browsing_keeps_order = browsing_keeps_order  # of what is delivered after a browse of very many
         self.max_length_is_soft = max_length_is_soft  # a full queue may take one message more
         self.events: list[BrokerEvent] = []
+        self._operator = operator or broker
+        self._install = install
         self._lose = lose
         self._sessions: dict[Session, str] = {}
 
     async def connect(self, *queues: Queue, declare: DeclareMode = "create", exchange: str = EXCHANGE) -> Session:
         """A new session; with `queues`, they are declared."""
-        name = f"conformance {len(self._sessions)}"
-        session = await soon(self.broker.connect(name=name, on_event=self.events.append))
-        self._sessions[session] = name
+        topology = Topology(exchange, queues, declare)
+        if queues and declare == "create" and self._install is not None:
+            await soon(self._install(topology))
+        session = await self._open(self.broker)
         if queues:
-            await soon(session.declare(Topology(exchange, queues, declare)))
+            await soon(session.declare(topology))
+        return session
+
+    async def connect_operator(self) -> Session:
+        """A new session that may take dead letters too."""
+        return await self._open(self._operator)
+
+    async def _open(self, broker: Broker) -> Session:
+        name = f"conformance {len(self._sessions)}"
+        session = await soon(broker.connect(name=name, on_event=self.events.append))
+        self._sessions[session] = name
         return session
 
     async def lose(self, session: Session) -> None:
@@ -100,9 +117,17 @@ async def sqlite(folder: Path) -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
-async def rabbitmq(url: str, broker: RabbitMq) -> AsyncIterator[Rig]:
-    """A vhost of its own on the RabbitMQ of this run."""
+async def rabbitmq(url: str, broker: RabbitMq, users: Roles | None = None) -> AsyncIterator[Rig]:
+    """A vhost of its own on the RabbitMQ of this run. With `users`, one installs what a test asks for, one does the rest."""
     vhost = url.rpartition("/")[2]
+    installing = None if users is None else open_broker(users.url("install"))
+
+    async def install(topology: Topology) -> None:
+        assert users is not None and installing is not None
+        users.allow(topology)
+        session = await installing.connect(name="install", on_event=lambda event: None)
+        await session.declare(topology)
+        await session.close()
 
     async def lose(session: Session, name: str) -> None:
         assert isinstance(session, RabbitSession)
@@ -119,12 +144,13 @@ async def rabbitmq(url: str, broker: RabbitMq) -> AsyncIterator[Rig]:
 
     features = features_of(server_version({"version": broker.version}))
     yield Rig(
-        open_broker(url),
+        open_broker(url if users is None else users.url("work")),
         lose,
         hand_backs_count=not features.nack_is_free,
         priorities=_as_it_is if features.quorum_priorities == "strict" else _with_priorities,
         max_length_is_soft=True,
-        browsing_keeps_order=False,
+        operator=installing,
+        install=None if users is None else install,
     )
 
 

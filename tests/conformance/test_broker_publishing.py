@@ -167,7 +167,7 @@ async def test_keys_are_compared_exactly(rig: Rig) -> None:
 async def test_an_unknown_exchange_is_missing_topology(rig: Rig) -> None:
     """The session lives on after it."""
     session = await rig.connect(Q)
-    with pytest.raises(TopologyMissing):
+    with pytest.raises(TopologyMissing if rig.may_do_everything else PublishRefused):
         await soon(session.publish(message(b"", exchange="nobody declared this")))
     await publish(session, b"fine")
     assert await waiting(rig, "q") == [b"fine"]
@@ -177,7 +177,7 @@ async def test_dead_letters_have_their_route(rig: Rig) -> None:
     """What is published to the dead-letter exchange with a queue's name ends in its `.dead` queue, and only there."""
     session = await rig.connect(Q)
     await soon(session.publish(message(b"dead", "q", exchange=DEAD_EXCHANGE)))
-    assert await take_bodies(await session.consume("q.dead", prefetch=1), 1) == [b"dead"]
+    assert await take_bodies(await (await rig.connect_operator()).consume("q.dead", prefetch=1), 1) == [b"dead"]
     assert await waiting(rig, "q") == []
 
 

@@ -185,7 +185,7 @@ async def test_beyond_the_delivery_limit_a_message_is_parked(rig: Rig) -> None:
         [delivery] = await take(await session.consume("q", prefetch=1), 1)
         assert delivery.body == b"deadly"
         await rig.lose(session)
-    [dead] = await take(await other.consume("q.dead", prefetch=1), 1)
+    [dead] = await take(await (await rig.connect_operator()).consume("q.dead", prefetch=1), 1)
     assert (dead.body, dead.uuid, dead.priority, dead.headers["mine"]) == (b"deadly", "poison", 5, [1])
     assert dead.headers[names.REASON] == "delivery_limit"
     assert dead.headers[names.QUEUE] == "q"
@@ -200,9 +200,9 @@ async def test_dead_letters_have_no_limit(rig: Rig) -> None:
     await publish(session, b"deadly")
     for queue, deaths in (("q", 2), ("q.dead", 5)):
         for _ in range(deaths):
-            session = await rig.connect()
+            session = await rig.connect_operator()
             [delivery] = await take(await session.consume(queue, prefetch=1), 1)
             assert delivery.body == b"deadly"
             await rig.lose(session)
-    session = await rig.connect()
+    session = await rig.connect_operator()
     assert await take_bodies(await session.consume("q.dead", prefetch=1), 1) == [b"deadly"]

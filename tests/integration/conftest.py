@@ -40,7 +40,8 @@ def hands(request: pytest.FixtureRequest, url: str) -> Hands:
     """Hands in the broker of `url`."""
     if not url.startswith("amqp"):
         return EmbeddedHands()
-    return RabbitHands(request.getfixturevalue("rabbitmq").admin, request.getfixturevalue("vhost"))
+    vhost, vhost_url = request.getfixturevalue("vhost"), request.getfixturevalue("vhost_url")
+    return RabbitHands(request.getfixturevalue("rabbitmq").admin, vhost, vhost_url)
 
 
 @pytest.fixture

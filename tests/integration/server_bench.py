@@ -13,7 +13,8 @@ import pytest
 from rabbitmq_admin import Admin
 
 from dispatcher import ConnectionLost, Server, TaskConfig, Worker, WorkerConfig
-from dispatcher.brokers.base import Message, Session
+from dispatcher.brokers import open_broker
+from dispatcher.brokers.base import BrowsedMessage, Message, Session
 from dispatcher.brokers.memory import MemorySession
 from dispatcher.brokers.sqlite import SqliteBroker
 from dispatcher.model.topology import DELAY_EXCHANGE, dead_queue
@@ -72,6 +73,8 @@ class Hands(Protocol):
 
     async def depth(self, server: Server, queue: str) -> Depth: ...
 
+    async def browse(self, server: Server, queue: str) -> list[BrowsedMessage]: ...
+
 
 class EmbeddedHands:
     """In memory and in the file. `delayed` is what is delayed for this queue."""
@@ -94,13 +97,20 @@ class EmbeddedHands:
         assert depth.unacked is not None and depth.delayed is not None and depth.dead is not None
         return depth.ready, depth.unacked, depth.delayed, depth.dead
 
+    async def browse(self, server: Server, queue: str) -> list[BrowsedMessage]:
+        return [seen async for seen in server.inspector.browse(queue)]
+
 
 @dataclass(frozen=True)
 class RabbitHands:
-    """In the node that has the vhost. `delayed` is what is delayed in the whole vhost, whatever it is for."""
+    """In the node that has the vhost. `delayed` is what is delayed in the whole vhost, whatever it is for.
+
+    `url`: the vhost for a user who may look into every queue, which the server's need not.
+    """
 
     admin: Admin
     vhost: str
+    url: str
 
     async def cut(self, server: Server, session: Session) -> None:
         assert await asyncio.to_thread(self.admin.close_all_connections, self.vhost) > 0
@@ -109,6 +119,13 @@ class RabbitHands:
         counts = await asyncio.to_thread(self.admin.counts, self.vhost)
         delayed = sum(sum(count) for name, count in counts.items() if name.startswith(DELAY_EXCHANGE + "."))
         return *counts[queue], delayed, sum(counts[dead_queue(queue)])
+
+    async def browse(self, server: Server, queue: str) -> list[BrowsedMessage]:
+        session = await open_broker(self.url).connect(name="browse", on_event=lambda event: None)
+        try:
+            return [seen async for seen in session.inspector.browse(queue)]
+        finally:
+            await session.close()
 
 
 class Bench:
@@ -142,8 +159,10 @@ class Bench:
 
         await eventually(look, expected)
 
+    async def dead_letters(self) -> list[Message]:
+        return [letter.message for letter in await self._hands.browse(self.server, "q.dead")]
+
     async def dead_letter(self) -> dict[str, Any]:
         """The headers of the only dead letter."""
-        letters = [letter async for letter in self.server.inspector.browse("q.dead")]
-        assert len(letters) == 1
-        return dict(letters[0].message.headers or {})
+        [letter] = await self.dead_letters()
+        return dict(letter.headers or {})

@@ -41,6 +41,9 @@ UNKNOWN = 0b10
 CONTINUED = 0b01
 """More flags follow: for classes with more properties than AMQP 0-9-1 has."""
 
+CONTENT_TYPE, CONTENT_ENCODING, HEADERS = 0x80, 0x40, 0x20
+"""Of the first byte of the flags."""
+
 _FLAGS = struct.Struct(">H")
 _LENGTH = struct.Struct(">I")
 _TIMESTAMP = struct.Struct(">Q")
@@ -137,10 +140,22 @@ class Properties:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The header table; the same dictionary each time."""
+        """The header table; the same dictionary each time. Where nothing else is asked for, nothing else is read."""
         if self._headers is None:
-            values = self._values or self._all()
-            self._headers = {} if values[2] is None else decode_table(self._raw, values[2])[0]
+            raw = self._raw
+            try:
+                flags, offset = raw[0], 2
+                if flags & CONTENT_TYPE:
+                    offset += 1 + raw[offset]
+                if flags & CONTENT_ENCODING:
+                    offset += 1 + raw[offset]
+            except IndexError:
+                raise ProtocolError(SYNTAX_ERROR, f"expected whole properties, got {len(raw)} bytes of them") from None
+            if not flags & HEADERS:
+                self._all()  # an empty answer is given for what is whole only
+                self._headers = {}
+            else:
+                self._headers = decode_table(raw, offset)[0]
         return self._headers
 
     @property

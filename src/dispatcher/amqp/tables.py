@@ -72,11 +72,11 @@ def _decode_table(data: bytes, offset: int, limit: int, depth: int) -> tuple[dic
     while offset < end:
         tag_at = offset + 1 + data[offset]
         name = data[offset + 1 : tag_at].decode()
-        # The two kinds that nearly every header has, without a call; the rest below. A read beyond `end` stays in
+        # The three kinds that nearly every header has, without a call; the rest below. A read beyond `end` stays in
         # `data` or raises IndexError, and is noticed when the table does not end where it should.
         tag = data[tag_at]
         if tag == _STRING:
-            offset = _end(data, tag_at + 1, end)
+            offset = tag_at + 5 + _UINT32.unpack_from(data, tag_at + 1)[0]
             raw = data[tag_at + 5 : offset]
             try:
                 table[name] = raw.decode()
@@ -85,6 +85,9 @@ def _decode_table(data: bytes, offset: int, limit: int, depth: int) -> tuple[dic
         elif tag == _INTEGER:
             table[name] = _INT32.unpack_from(data, tag_at + 1)[0]
             offset = tag_at + 5
+        elif tag == _LONG:
+            table[name] = _INT64.unpack_from(data, tag_at + 1)[0]
+            offset = tag_at + 9
         else:
             table[name], offset = _decode_value(data, tag_at, end, depth)
     if offset != end:

@@ -38,6 +38,7 @@ __all__ = [
     "WorkerDraining",
     "WorkerEvent",
     "WorkerFull",
+    "WorkerInterrupted",
     "WorkerStarted",
     "WorkerStopped",
 ]
@@ -208,6 +209,14 @@ class TasksMayOutlast(WorkerEvent, frozen=True):
     delivery_timeout_seconds: float
 
 
+class WorkerInterrupted(WorkerEvent, frozen=True):
+    """Its queue was deleted or cannot be consumed now. It has the queue declared and tries again, every second."""
+
+    name = "worker.interrupted"
+    level = logging.ERROR
+    error: str
+
+
 class WorkerDraining(WorkerEvent, frozen=True):
     """It takes nothing new and waits for `running` tasks, and for `overrunning` ones that passed their timeout."""
 
@@ -266,6 +275,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     SettleFailed,
     WorkerStarted,
     TasksMayOutlast,
+    WorkerInterrupted,
     WorkerDraining,
     WorkerStopped,
     WorkerFull,

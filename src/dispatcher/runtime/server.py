@@ -39,6 +39,9 @@ from .worker import Worker, WorkerConfig
 
 __all__ = ["Server", "ServerConfig"]
 
+DECLARE_RETRY_SECONDS = 1.0
+"""How soon a queue is declared again where the broker did not answer, and its session lives on."""
+
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker is and how to use it.
@@ -334,13 +337,22 @@ class Server:
         return worker
 
     async def declare_for(self, worker: WorkerConfig) -> None:
-        """Declare the queue of `worker`, with its binding keys besides those that `init_queues` gives it."""
+        """Declare the queue of `worker`, with its binding keys besides those that `init_queues` gives it.
+
+        Waits for a session, and for the next one where that is lost. Raises like `live_session`, and `TopologyMismatch`.
+        """
         known = self._queues.get(worker.queue, Queue(worker.queue))
         keys = tuple(dict.fromkeys((*known.binding_keys, *worker.binding_keys)))
         queue = msgspec.structs.replace(known, binding_keys=keys)
-        session = await self.live_session()
-        await session.declare(Topology(self.config.exchange, (queue,), self.config.declare))
-        self._queues[queue.name] = queue
+        while True:
+            session = await self.live_session()
+            try:
+                await session.declare(Topology(self.config.exchange, (queue,), self.config.declare))
+            except ConnectionLost:
+                await asyncio.wait([session.closed], timeout=DECLARE_RETRY_SECONDS)
+            else:
+                self._queues[queue.name] = queue
+                return
 
     def is_free(self, name: str) -> bool:
         """Whether a new worker may have that name."""

@@ -15,7 +15,7 @@ import msgspec
 from ..brokers.base import Consumer, Delivery, Session
 from ..errors import ConfigError, ConnectionLost, ConsumerCancelled, DispatcherError, StorageError, TopologyMismatch
 from ..model.topology import check_name
-from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerStarted, WorkerStopped
+from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerInterrupted, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
 from .execution import Execution
 from .registry import Registry, TaskConfig
@@ -115,6 +115,7 @@ class Worker:
         self._waiting: deque[tuple[Session, Delivery]] = deque()
         self._wanted = asyncio.Event()
         self._interruptible = False
+        self._interrupted_by = ""
         self._draining = False
         self._stopping: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -223,11 +224,17 @@ class Worker:
 
     async def _before_consuming_again(self, error: DispatcherError) -> None:
         """The session or the queue is gone: wait for a session, and have the queue declared again."""
-        if not isinstance(error, ConnectionLost):
-            await asyncio.sleep(CONSUME_RETRY_SECONDS)
-        await self._host.live_session()
-        if not isinstance(error, ConnectionLost):
+        if isinstance(error, ConnectionLost):
+            await self._host.live_session()
+            return
+        if str(error) != self._interrupted_by:  # not every second
+            self._interrupted_by = str(error)
+            self._hub.emit(WorkerInterrupted(self.name, self.config.queue, self._interrupted_by))
+        await asyncio.sleep(CONSUME_RETRY_SECONDS)
+        try:
             await self._host.declare_for(self.config)
+        except TopologyMismatch:
+            pass  # it may not be declared: consuming says the same, and is tried until somebody has put it right
 
     async def _interruptibly(self, awaitable: Any) -> Any:
         """Wait for something that a drain may cancel."""
@@ -245,6 +252,7 @@ class Worker:
         self._hub.emit(
             WorkerStarted(self.name, self.config.queue, self.config.limit, self.prefetch, len(self.registry))
         )
+        self._interrupted_by = ""
         if not started.done():
             self._warn_of_long_tasks(consumer.delivery_timeout_seconds)
             started.set_result(None)

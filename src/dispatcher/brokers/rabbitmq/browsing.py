@@ -1,59 +1,85 @@
-"""One look at the messages of a queue: each is taken, shown, and given back at the end, all on one channel.
+"""One look at the messages of a queue: each is taken, shown, and given back at the end, in its old order.
 
-There is no other way to see a message in AMQP. Must never ack a message that it was not told to remove.
+There is no other way to see a message in AMQP. They are taken by consumers, one after the other, rather than by
+`basic.get`: a quorum queue keeps the order of what one consumer gives back at once, and not that of single gets.
+Must never ack a message that it was not told to remove.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from ...amqp.channel import Channel
 from ...amqp.errors import AmqpError
-from ...amqp.events import Answered, Content
-from ...amqp.methods import BasicGet
-from ...errors import ConnectionLost
+from ...amqp.events import Content
+from ...amqp.methods import QueueDeclare, QueueDeclareOk
 from ...model import headers as names
 from ...model.topology import DELAY_EXCHANGE
 from ..base import BrowsedMessage, Message
 from .delivery import counted_deliveries, raw_headers, read_headers
 from .ladder import is_service
+from .translate import refusal
 
 __all__ = ["Browse"]
 
-GETS_AT_ONCE = 200
-"""How many messages are asked for at once, and so how many bodies are in memory."""
+WINDOW = 300
+"""How many messages one consumer takes, and so how many bodies are in memory."""
 
-REMOVED = 0  # no delivery has that tag
+WINDOWS_OF_CHANNEL = 9
+"""What a channel gives back is sorted by consumer tag, as text; the tags of a channel are c1, c2, …"""
+
+ARRIVAL_SECONDS = 1.0
+"""How long a message that is ready may take to come, if nobody else takes it."""
+
+LOOKS = 2
+"""How often a queue must be found empty: the first answer may overtake a message that is on its way."""
+
+REMOVED = 0
+_TAG_BITS = 48
 
 
 class Browse:
     """The messages that one look holds. It keeps no body, and about 100 bytes for each message."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, open_channel: Callable[[], Awaitable[Channel]]) -> None:
+        self._open_channel = open_channel
+        self._channels: dict[int, Channel] = {}
+        self._windows = 0
         self._tags: dict[int, int] = {}
         self._closing: asyncio.Task[None] | None = None
 
     async def messages(self, queue: str) -> AsyncGenerator[Content, None]:
-        """Take every waiting message of `queue`; several are asked for at once."""
-        while True:
-            asked = [self._channel.ask(BasicGet(queue=queue)) for _ in range(GETS_AT_ONCE)]
-            try:
-                for one in asked:
-                    content = (await self._answer(one)).content
-                    if content is None:
-                        return
-                    yield content
-            finally:
-                await asyncio.wait(asked)  # else what still comes would be held for a caller who is gone
-
-    async def _answer(self, asked: asyncio.Future[Answered]) -> Answered:
+        """Take every message of `queue` that is ready. `TopologyMismatch` if there is no such queue, or no right to read it."""
         try:
-            return await self._channel.answer(asked)
+            taken = WINDOW
+            while taken == WINDOW:
+                taken = 0
+                channel = await self._channel_for_window()
+                arrived: deque[Content] = deque()
+                came = asyncio.Event()
+                tag = await _consume(channel, queue, arrived, came)
+                try:
+                    while taken < WINDOW and await _is_more(channel, queue, arrived, came):
+                        taken += 1
+                        yield arrived.popleft()
+                finally:
+                    # What was removed in this turn goes out first: the cancel is answered after it has its effect, and a
+                    # channel that closes before that loses acks (see `consuming`).
+                    await asyncio.sleep(0)
+                    if channel.is_open:
+                        await channel.cancel(tag)
         except AmqpError as error:
-            raise ConnectionLost(f"browsing was interrupted: {error}") from error
+            raise refusal(error, f"browsing queue {queue!r}") from error
+
+    async def _channel_for_window(self) -> Channel:
+        if self._windows % WINDOWS_OF_CHANNEL == 0:
+            channel = await self._open_channel()
+            self._channels[channel.state.number] = channel
+        self._windows += 1
+        return next(reversed(self._channels.values()))
 
     def key(self, content: Content) -> int:
         """Names a message for as long as it exists, whoever browses. From here on `remove` knows it.
@@ -67,7 +93,7 @@ class Browse:
         key = int.from_bytes(digest, "big")
         while key in self._tags:
             key += 1
-        self._tags[key] = content.delivery_tag
+        self._tags[key] = content.channel << _TAG_BITS | content.delivery_tag
         return key
 
     def show(self, content: Content, queue: str, *, delayed: bool) -> BrowsedMessage:
@@ -98,18 +124,21 @@ class Browse:
 
     def knows(self, key: int) -> bool:
         """Whether it has met that message, so that `remove` is for it to answer."""
-        return self._closing is None and key in self._tags and self._channel.is_open
+        return self._closing is None and key in self._tags
 
     def remove(self, key: int) -> bool:
-        """Delete a message that it knows; False if it was removed before."""
+        """Delete a message that it knows; False if it was removed before, or is lost with its channel."""
         tag = self._tags[key]
+        if tag == REMOVED:
+            return False
         self._tags[key] = REMOVED  # remembered: the next one alike must not get its key
-        if tag != REMOVED:
-            self._channel.ack(tag)
-        return tag != REMOVED
+        channel = self._channels[tag >> _TAG_BITS]
+        if channel.is_open:
+            channel.ack(tag & (1 << _TAG_BITS) - 1)
+        return channel.is_open
 
     async def close(self) -> None:
-        """Give back what was not removed. Returns once the broker has it; twice is fine."""
+        """Give back what was not removed; who consumes after this sees it. Twice is fine."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="dispatcher end of browsing")
         await asyncio.shield(self._closing)
@@ -120,6 +149,32 @@ class Browse:
             await asyncio.wait([self._closing])
 
     async def _close(self) -> None:
-        if self._channel.is_open:
-            self._channel.hand_back_all()
-        await self._channel.close()
+        for channel in self._channels.values():  # one after the other, for the order
+            if channel.is_open:
+                channel.hand_back_all()
+            await channel.close()
+
+
+async def _consume(channel: Channel, queue: str, arrived: deque[Content], came: asyncio.Event) -> str:
+    def arrive(content: Content) -> None:
+        arrived.append(content)
+        came.set()
+
+    return await channel.consume(queue, prefetch=WINDOW, on_delivery=arrive, on_cancel=came.set)
+
+
+async def _is_more(channel: Channel, queue: str, arrived: deque[Content], came: asyncio.Event) -> bool:
+    """Whether a message has arrived, or does so now."""
+    for _ in range(LOOKS):
+        if arrived:
+            return True
+        came.clear()
+        answer = await channel.call(QueueDeclare(queue=queue, passive=True))
+        assert isinstance(answer, QueueDeclareOk)
+        if answer.message_count and not arrived:
+            try:
+                async with asyncio.timeout(ARRIVAL_SECONDS):
+                    await came.wait()
+            except TimeoutError:
+                break  # others take what is ready
+    return bool(arrived)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...amqp.errors import ProtocolError
 from ...amqp.events import Content
@@ -12,10 +12,7 @@ from ...model.topology import DELAY_EXCHANGE
 from .deaths import with_reason
 from .ladder import is_service, strip
 
-if TYPE_CHECKING:
-    from .consuming import RabbitConsumer
-
-__all__ = ["RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
+__all__ = ["DeliveringConsumer", "RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
 
 
 def raw_headers(content: Content) -> dict[str, Any]:
@@ -40,12 +37,30 @@ def counted_deliveries(headers: dict[str, Any]) -> int | None:
     return count if type(count) is int else None if acquired is None else 0
 
 
+class DeliveringConsumer(Protocol):
+    """What a delivery needs of the consumer that it came to."""
+
+    queue: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its deliveries can be settled."""
+        ...
+
+    def note_settled(self) -> None:
+        """One of its deliveries is about to be settled."""
+        ...
+
+    def ack(self, tag: int) -> None: ...
+    def nack(self, tag: int) -> None: ...
+
+
 class RabbitDelivery:
     """One handing-over of one message. See `brokers.base.Delivery`."""
 
     __slots__ = ("_consumer", "_content", "_count", "_headers", "_settled")
 
-    def __init__(self, consumer: RabbitConsumer, content: Content) -> None:
+    def __init__(self, consumer: DeliveringConsumer, content: Content) -> None:
         self._consumer = consumer
         self._content = content
         self._headers: dict[str, Any] | None = None
@@ -107,7 +122,7 @@ class RabbitDelivery:
     def reject(self) -> None:
         self._take().nack(self._content.delivery_tag)
 
-    def _take(self) -> RabbitConsumer:
+    def _take(self) -> DeliveringConsumer:
         consumer = self._consumer
         if self._settled:
             raise DeliveryLost(f"message {self.uuid!r} was settled already; settle a delivery once")

@@ -64,7 +64,7 @@ class RabbitInspector:
         """The delayed ones come last. While it lasts their delays stand still."""
         if await self._passive(queue) is None:
             raise _absent(queue)
-        browse = Browse(await self._open_channel())
+        browse = Browse(self._open_channel)
         self._open.setdefault(queue, []).append(browse)
         try:
             async with aclosing(browse.messages(queue)) as waiting:
@@ -95,19 +95,16 @@ class RabbitInspector:
         return await found
 
     async def _remove_wanted(self, queue: str) -> None:
-        """Look for what `remove` was asked for. One look at a time: two would hide messages from each other.
-
-        Who asked is told when everything else is back in the queue, and not before.
-        """
+        """Look for what `remove` was asked for. One look at a time: two would hide messages from each other."""
         wanted: dict[int, asyncio.Future[bool]] = {}
         removed: set[int] = set()
         failure: DispatcherError | None = None
         async with self._removing:
             try:
-                browse = Browse(await self._open_channel())
+                for closing in list(self._open.get(queue, ())):
+                    await closing.closed()
+                browse = Browse(self._open_channel)
                 try:
-                    for closing in list(self._open.get(queue, ())):
-                        await closing.closed()
                     wanted = self._wanted.pop(queue)
                     await self._remove_all(browse, queue, set(wanted), removed)
                 finally:

@@ -26,12 +26,18 @@ def connect_error(error: AmqpError, peer: str, user: str, vhost: str) -> Dispatc
             f"{peer}: the broker refused user {user!r} the virtual host {vhost!r}; does it exist, and has the user"
             f" permissions there? ({error.text})"
         )
-    return ConnectionLost(f"{peer}: {error}")
+    return ConnectionLost(_at(peer, error))
 
 
 def lost(error: BaseException | None, peer: str) -> ConnectionLost:
     """How a session says that its connection ended."""
-    return ConnectionLost(f"{peer}: {error}" if error is not None else f"{peer}: the connection was closed")
+    return ConnectionLost(_at(peer, error or "the connection was closed"))
+
+
+def _at(peer: str, error: object) -> str:
+    """What happened and where; what the socket says begins with that itself."""
+    text = str(error)
+    return text if text.startswith(f"{peer}: ") else f"{peer}: {text}"
 
 
 def refusal(error: AmqpError, what: str) -> TopologyMismatch | ConnectionLost:
