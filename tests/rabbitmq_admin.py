@@ -7,6 +7,7 @@ cookie is not ours, the management API does the same. Must never touch a vhost o
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ EVERYTHING = (".*", ".*", ".*")
 STATISTICS_SECONDS = 10.0
 POLL_SECONDS = 0.1
 CLOSE_REASON = "closed by a test"
+PREDECLARED = r"^(amq\.|$)"
+"""The exchanges that RabbitMQ itself makes in a vhost."""
 
 
 class AdminError(Exception):
@@ -54,6 +57,9 @@ class Admin(Protocol):
 
     def counts(self, vhost: str) -> dict[str, tuple[int, int]]:
         """How many messages of every queue are ready, and how many are with a consumer unsettled."""
+
+    def clear(self, vhost: str, keep: str) -> None:
+        """Delete every queue and exchange there, but those whose whole name matches `keep`: they are emptied."""
 
     def delete_queue(self, vhost: str, queue: str) -> None: ...
 
@@ -156,6 +162,18 @@ class ErlangAdmin:
         )
         return {name: (ready, unacked) for name, (ready, unacked) in found.items()}
 
+    def clear(self, vhost: str, keep: str) -> None:
+        self.eval(
+            f"Kept = fun(Name) -> re:run(Name, {binary(f'^({keep})$')}) =/= nomatch end, "
+            "[case Kept(element(4, amqqueue:get_name(Q))) of "
+            "true -> {ok, _} = rabbit_amqqueue:purge(Q); "
+            "false -> {ok, _} = rabbit_amqqueue:delete(Q, false, false, <<>>) end || "
+            f"Q <- rabbit_amqqueue:list({binary(vhost)})], "
+            "[rabbit_exchange:delete(Name, false, <<>>) || "
+            f"X <- rabbit_exchange:list({binary(vhost)}), Name <- [element(2, X)], "
+            f"re:run(element(4, Name), {binary(PREDECLARED)}) =:= nomatch, not Kept(element(4, Name))]"
+        )
+
     def delete_queue(self, vhost: str, queue: str) -> None:
         name = f"rabbit_misc:r({binary(vhost)}, queue, {binary(queue)})"
         self.eval(
@@ -223,6 +241,15 @@ class HttpAdmin:
         # Seconds old: a test that waits for a figure waits longer here.
         found = self._ask("GET", ("queues", vhost))
         return {each["name"]: (each.get("messages_ready", 0), each.get("messages_unacknowledged", 0)) for each in found}
+
+    def clear(self, vhost: str, keep: str) -> None:
+        for queue in self._ask("GET", ("queues", vhost)):
+            place = ("queues", vhost, queue["name"])
+            self._ask("DELETE", (*place, "contents") if re.fullmatch(keep, queue["name"]) else place)
+        for exchange in self._ask("GET", ("exchanges", vhost)):
+            name = exchange["name"]
+            if not re.search(PREDECLARED, name) and not re.fullmatch(keep, name):
+                self._ask("DELETE", ("exchanges", vhost, name))
 
     def delete_queue(self, vhost: str, queue: str) -> None:
         self._ask("DELETE", ("queues", vhost, queue))

@@ -108,16 +108,15 @@ class RabbitGround:
     def _kill_broker(self, node: PrivateNode) -> None:
         """Kill it, start it, and leave everybody alone until all are back: so that it can be told how long that took."""
         began = time.monotonic()
-        workers = {note.pid for note in read_notes(self._folder) if note.what == "consuming"}
-        queues = {note.which for note in read_notes(self._folder) if note.what == "consuming"}
         node.kill()
+        killed = time.monotonic()
         node.start()
         healed = time.monotonic()
         self.faults.append(Fault("broker_kill", began, healed))
         while True:
-            notes = read_notes(self._folder)
-            back = {(note.pid, note.which) for note in notes if note.what == "consuming" and note.at > healed}
-            missing = {(pid, queue) for pid in workers for queue in queues} - back
+            consuming = [note for note in read_notes(self._folder) if note.what == "consuming"]
+            everybody = {(note.pid, note.which) for note in consuming}
+            missing = everybody - {(note.pid, note.which) for note in consuming if note.at > killed}
             if not missing:
                 return
             assert time.monotonic() < healed + BACK_SECONDS, f"{missing} not back {BACK_SECONDS:g} s after the broker"

@@ -103,7 +103,7 @@ def test_everything_is_right_for_an_app(cli: Cli, vhost_url: str, vhost: str, ra
     """Its exchange is used for the round trip; a task that waits is neither taken nor touched."""
     declared(vhost_url)
     on(vhost_url, lambda broker: broker.publish("shop", "emails", b"{}"))
-    before = rabbitmq.admin.counts(vhost)
+    before = rabbitmq.admin.list_queues(vhost)
     code, found = examined(cli, vhost_url, "shop:app")
     assert code == 0
     assert statuses(found, "wrong") == set()
@@ -115,7 +115,17 @@ def test_everything_is_right_for_an_app(cli: Cli, vhost_url: str, vhost: str, ra
     assert "exchange 'shop'" in found["round trip"]["text"]
     assert "1 waiting, 0 consumers" in found["queue 'emails'"]["text"]
     assert found["queue 'emails'"]["advice"] == "start a worker: dispatcher worker shop:app"
-    assert rabbitmq.admin.counts(vhost) == before
+    assert rabbitmq.admin.list_queues(vhost) == before
+    on(vhost_url, lambda broker: _is_untouched(broker, "emails"))
+
+
+async def _is_untouched(broker: Wire, queue: str) -> None:
+    """One message waits there, and was never delivered before."""
+    channel = await broker.connection.open_channel()
+    content = await channel.get(queue)
+    assert content is not None and not content.redelivered
+    assert await channel.get(queue) is None
+    await channel.close()
 
 
 def test_for_people(cli: Cli, vhost_url: str) -> None:
@@ -371,7 +381,7 @@ def test_a_link_that_breaks_in_the_midst(cli: Cli, vhost_url: str) -> None:
     with TcpProxy(host, int(port or 5672)) as proxy:
         proxy.cut_after(2_500, "to_client")
         code, found = examined(cli, f"{login}@127.0.0.1:{proxy.port}/{vhost}", "shop:app")
-        assert proxy.cuts == 1
+        proxy.wait(lambda: proxy.cuts == 1)
     assert code == 69
     assert statuses(found, "wrong") == {"connection"}
     assert found["version"]["status"] == "ok"
@@ -407,7 +417,9 @@ def node(certificates: Certificates, tls_port: int) -> Iterator[PrivateNode]:
 
 def things(node: PrivateNode) -> str:
     """Every exchange, binding and queue of the node."""
-    listed = node.eval('{lists:sort([element(2, X) || X <- rabbit_exchange:list(<<"/">>)]), lists:sort(rabbit_binding:list(<<"/">>))}')
+    listed = node.eval(
+        '{lists:sort([element(2, X) || X <- rabbit_exchange:list(<<"/">>)]), lists:sort(rabbit_binding:list(<<"/">>))}'
+    )
     return f"{listed} {sorted(node.admin.list_queues('/'))}"
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import slow_import
+from rabbitmq_admin import Admin
 from server_bench import DEADLINE_SECONDS, Bench, Recorder, eventually
 
 from dispatcher import (
+    ConnectionLost,
     Discard,
     Queue,
     Receipt,
@@ -29,6 +31,7 @@ from dispatcher import (
 )
 from dispatcher.brokers.base import Message
 from dispatcher.model import outcome
+from dispatcher.model.topology import QueueType
 
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.02, jitter=False)
 
@@ -443,7 +446,9 @@ async def test_the_clock_of_a_process_task_starts_with_its_function(bench: Bench
 
 
 @pytest.mark.parametrize("type_", ["classic", "quorum"])
-async def test_beyond_the_delivery_limit_is_a_dead_letter(vhost_url: str, recorder: Recorder, type_: str) -> None:
+async def test_beyond_the_delivery_limit_is_a_dead_letter(
+    vhost: str, vhost_url: str, broker_admin: Admin, recorder: Recorder, type_: QueueType
+) -> None:
     """On RabbitMQ the broker of a quorum queue counts the holders that were lost, and on a classic queue the workers do."""
     running = asyncio.Event()
     seen: list[tuple[int, bool]] = []
@@ -453,25 +458,34 @@ async def test_beyond_the_delivery_limit_is_a_dead_letter(vhost_url: str, record
         running.set()
         await asyncio.Event().wait()
 
-    queue = Queue("q", ("rk",), type=type_, delivery_limit=2)  # type: ignore[arg-type]
+    queue = Queue("q", ("rk",), type=type_, delivery_limit=2)
     config = ServerConfig(
-        url=vhost_url, exchange="ex", default_routing_key="rk", init_queues=[queue], observers=[recorder]
+        url=vhost_url,
+        exchange="ex",
+        default_routing_key="rk",
+        init_queues=[queue],
+        observers=[recorder],
+        reconnection_retries=0,
     )
-    async with await Server.connect(config) as server:
-        await server.publish(Task("poison", uuid="u"))
-    while len(seen) < 3:
-        running.clear()
-        # Each life of a worker ends with its connection, as that of a killed process does.
-        async with await Server.connect(config) as server:
-            worker = await server.new_worker(WorkerConfig("w", "q"), {"poison": TaskConfig(poison)})
-            await worker.start()
-            await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
-            session = await server.live_session()
-            await session.close()
-            await worker.close(grace_seconds=0)
-    async with await Server.connect(config) as server:
+
+    async def a_life(server: Server) -> None:
         worker = await server.new_worker(WorkerConfig("w", "q"), {"poison": TaskConfig(poison)})
         await worker.start()
+
+    for _ in range(3):
+        running.clear()
+        server = await Server.connect(config)
+        await a_life(server)
+        if not seen:
+            await server.publish(Task("poison", uuid="u"))
+        await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
+        await asyncio.to_thread(broker_admin.close_all_connections, vhost)
+        await recorder.wait_for("worker.draining", len(seen))
+        await server.cut_short()
+        with pytest.raises(ConnectionLost):
+            await server.wait_closed()
+    async with await Server.connect(config) as server:
+        await a_life(server)
 
         async def dead() -> list[tuple[str, Any, Any]]:
             return [

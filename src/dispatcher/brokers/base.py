@@ -14,7 +14,7 @@ implementation keeps (the conformance suite holds them to it):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -31,6 +31,7 @@ __all__ = [
     "Delivery",
     "Disconnected",
     "Headers",
+    "Insecure",
     "Inspector",
     "Message",
     "OnEvent",
@@ -195,8 +196,11 @@ class Inspector(Protocol):
         """The depth of one queue; `TopologyMismatch` if it does not exist."""
         ...
 
-    def browse(self, queue: str) -> AsyncIterator[BrowsedMessage]:
-        """Every waiting message of `queue`, oldest first, with bounded memory. Takes nothing."""
+    def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
+        """Every waiting message of `queue`, oldest first, with bounded memory. Takes nothing.
+
+        Who leaves it early closes it (`contextlib.aclosing`): until then RabbitMQ keeps the messages from others.
+        """
         ...
 
     async def remove(self, queue: str, key: int) -> bool:
@@ -224,12 +228,21 @@ class Connected(BrokerEvent, frozen=True):
 
 
 class Disconnected(BrokerEvent, frozen=True):
-    """A session was lost."""
+    """A session was lost, or an attempt to make a new one failed. Attempts that fail alike in a row are told once."""
 
     name = "broker.disconnected"
     level = 30
     peer: str
     error: str
+
+
+class Insecure(BrokerEvent, frozen=True):
+    """The way to the broker protects less than it could: `text` says what, and what to do. Told once, before connecting."""
+
+    name = "broker.insecure"
+    level = 30
+    peer: str
+    text: str
 
 
 class Blocked(BrokerEvent, frozen=True):

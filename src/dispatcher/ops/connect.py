@@ -53,12 +53,7 @@ def broker_place(ctx: click.Context, target: str | None, url: str | None) -> Pla
 def place_of(app: Dispatcher) -> Place:
     """The broker of `app`, with its queues."""
     config = app.config
-    tls = TlsSettings(
-        tls_config=config.tls_config,
-        secure_connection=config.secure_connection,
-        insecure_skip_verify=config.insecure_skip_verify,
-    )
-    return Place(config.url, tls, Topology(config.exchange, app.queues, "never"))
+    return Place(config.url, config.tls, Topology(config.exchange, app.queues, "never"))
 
 
 def shared_broker(place: Place) -> Broker:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -104,11 +105,12 @@ async def queue_names(inspector: Inspector) -> list[str]:
     return sorted(depth.name for depth in await inspector.queues())
 
 
-async def dead_letters(inspector: Inspector, queue: str, wanted: Filter) -> AsyncIterator[DeadLetter]:
+async def dead_letters(inspector: Inspector, queue: str, wanted: Filter) -> AsyncGenerator[DeadLetter, None]:
     """The dead letters of `queue` that fit `wanted`, oldest first."""
-    async for letter in _letters(inspector, queue, await dead_total(inspector, queue)):
-        if wanted.fits(letter):
-            yield letter
+    async with aclosing(_letters(inspector, queue, await dead_total(inspector, queue))) as letters:
+        async for letter in letters:
+            if wanted.fits(letter):
+                yield letter
 
 
 async def dead_total(inspector: Inspector, queue: str) -> int:
@@ -130,17 +132,19 @@ async def replay(
     """
     report = ReplayReport()
     inspector = session.inspector
-    async for chunk in _chunks(inspector, queue, wanted, progress):
-        await _finished(_replay_chunk(session, queue, to_queue or queue, chunk, report))
+    async with aclosing(_chunks(inspector, queue, wanted, progress)) as chunks:
+        async for chunk in chunks:
+            await _finished(_replay_chunk(session, queue, to_queue or queue, chunk, report))
     return report
 
 
 async def purge(inspector: Inspector, queue: str, wanted: Filter, *, progress: Progress | None = None) -> int:
     """Delete the letters of `queue` that fit `wanted`, of those that are there at the start; how many there were."""
     count = 0
-    async for chunk in _chunks(inspector, queue, wanted, progress):
-        gone = await _finished(_remove_all(inspector, queue, chunk))
-        count += gone
+    async with aclosing(_chunks(inspector, queue, wanted, progress)) as chunks:
+        async for chunk in chunks:
+            gone = await _finished(_remove_all(inspector, queue, chunk))
+            count += gone
     return count
 
 
@@ -155,33 +159,40 @@ def replayed_message(message: Message, queue: str, now_ms: int) -> Message:
     )
 
 
-async def _letters(inspector: Inspector, queue: str, total: int) -> AsyncIterator[DeadLetter]:
+async def _letters(inspector: Inspector, queue: str, total: int) -> AsyncGenerator[DeadLetter, None]:
     if total == 0:
         return
     seen = 0
-    async for browsed in inspector.browse(dead_queue(queue)):
-        yield _letter(queue, browsed)
-        seen += 1
-        if seen >= total:
-            return
+    async with aclosing(inspector.browse(dead_queue(queue))) as browse:
+        async for browsed in browse:
+            yield _letter(queue, browsed)
+            seen += 1
+            if seen >= total:
+                return
 
 
 async def _chunks(
     inspector: Inspector, queue: str, wanted: Filter, progress: Progress | None
-) -> AsyncIterator[list[DeadLetter]]:
-    """The letters that fit, by the handful. They may be removed while this goes on: what follows has later keys."""
+) -> AsyncGenerator[list[DeadLetter], None]:
+    """The letters that fit, by the handful. They may be removed while this goes on: what follows has later keys.
+
+    The last handful, too, is given while the browse is open: RabbitMQ finds a message again only by looking through all.
+    """
     chunk: list[DeadLetter] = []
-    looked_at = 0
-    async for letter in _letters(inspector, queue, await dead_total(inspector, queue)):
-        looked_at += 1
-        if wanted.fits(letter):
-            chunk.append(letter)
-        if len(chunk) >= AT_ONCE:
-            yield chunk
-            chunk = []
-        if looked_at >= AT_ONCE:
-            _tell(progress, looked_at)
-            looked_at = 0
+    looked_at = seen = 0
+    total = await dead_total(inspector, queue)
+    async with aclosing(_letters(inspector, queue, total)) as letters:
+        async for letter in letters:
+            looked_at += 1
+            seen += 1
+            if wanted.fits(letter):
+                chunk.append(letter)
+            if len(chunk) >= AT_ONCE or (chunk and seen == total):
+                yield chunk
+                chunk = []
+            if looked_at >= AT_ONCE:
+                _tell(progress, looked_at)
+                looked_at = 0
     if chunk:
         yield chunk
     _tell(progress, looked_at)

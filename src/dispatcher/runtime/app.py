@@ -57,7 +57,7 @@ class Dispatcher:
         self.config = _config(url, exchange, default_queue, settings)
         self.default_queue = default_queue
         self._retry = retry
-        self._broker = open_broker(self.config.url)
+        self._broker = open_broker(self.config.url, self.config.tls)
         self._registry = Registry()
         self._tasks: dict[str, AppTask[Any, Any, Any]] = {}
         self._queues: dict[str, Queue] = {}

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from ..brokers.base import Broker, Disconnected, OnEvent, Session
+from ..brokers.base import Broker, BrokerEvent, Connected, Disconnected, OnEvent, Session
 from ..errors import ConfigError, ConnectionLost, DispatcherError, StorageError
 
 __all__ = ["Backoff", "Link"]
@@ -58,6 +58,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         self._up: asyncio.Future[Session] = self._loop.create_future()
+        self._told: str | None = None  # the failure that was told last, None since the last success
         self._ending = False
         self._keeper: asyncio.Task[None] | None = None
 
@@ -80,13 +81,13 @@ class Link:
         backoff = self._backoff()
         while True:
             try:
-                await self._connect()
+                session = await self._connect()
             except ConnectionLost as error:
-                self._on_event(Disconnected(self._name, str(error)))
+                self._tell(error)
                 await backoff.pause()
             else:
                 break
-        self._keeper = self._loop.create_task(self._keep(), name="dispatcher link")
+        self._keeper = self._loop.create_task(self._keep(session), name="dispatcher link")
 
     def stop_reconnecting(self) -> None:
         """No new session from now on: who waits for one gets `ConnectionLost`."""
@@ -98,7 +99,9 @@ class Link:
             self._up.exception()  # read: nobody may be waiting for it
 
     async def close(self) -> None:
-        """Close the session, if there is one."""
+        """Close the session, if there is one. To be called after `stop_reconnecting`."""
+        if self._keeper is not None:
+            await asyncio.wait([self._keeper])  # it closes what it was just opening
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -112,28 +115,49 @@ class Link:
     def _backoff(self) -> Backoff:
         return Backoff(self._first_pause_seconds, self._longest_pause_seconds)
 
-    async def _connect(self) -> None:
-        session = await self._broker.connect(name=self._name, on_event=self._on_event)
+    async def _connect(self) -> Session:
+        held: list[BrokerEvent] | None = []  # a session that cannot be prepared was none: its coming and going is not told
+
+        def on_event(event: BrokerEvent) -> None:
+            if held is not None and isinstance(event, Connected | Disconnected):
+                held.append(event)
+            else:
+                self._on_event(event)
+
+        session = await self._broker.connect(name=self._name, on_event=on_event)
         try:
             await self._prepare(session)
         except BaseException:
             await session.close()
             raise
+        self._told = None
+        news, held = held, None
+        for event in news:
+            self._on_event(event)
         self._session = session
         if not self._up.done():
             self._up.set_result(session)
+        return session
 
-    async def _keep(self) -> None:
-        """Wait for the session's end and connect anew; give up where that cannot succeed."""
+    def _tell(self, error: DispatcherError) -> None:
+        """One event a change: a broker that is away for hours fails alike a thousand times."""
+        if str(error) != self._told:
+            self._told = str(error)
+            self._on_event(Disconnected(self._name, self._told))
+
+    async def _keep(self, session: Session) -> None:
+        """Wait for the session's end and connect anew; give up where that cannot succeed.
+
+        It never waits in `live`, which only it resolves: a session may be lost again before anybody had it.
+        """
         while True:
-            session = await self.live()
             await asyncio.wait([session.closed])
             error = session.closed.exception()
             self._forget_dead()
             try:
                 if not isinstance(error, ConnectionLost):
                     raise error or ConnectionLost("the session was closed")
-                await self._reconnect(error)
+                session = await self._reconnect(error)
             except DispatcherError as final:
                 self._on_give_up(final)
                 return
@@ -143,20 +167,18 @@ class Link:
                 self._on_give_up(DispatcherError(f"the connection failed: {type(fault).__name__}: {fault}"))
                 return
 
-    async def _reconnect(self, error: DispatcherError) -> None:
+    async def _reconnect(self, error: DispatcherError) -> Session:
         backoff = self._backoff()
         tried = 0
         while self._retries is None or tried < self._retries:
             await backoff.pause()
             tried += 1
             try:
-                await self._connect()
+                return await self._connect()
             except StorageError:
                 raise
             except (ConnectionLost, ConfigError) as failed:
                 # After a first success a refusal may heal too: credentials rotate, a virtual host is restored.
                 error = failed
-                self._on_event(Disconnected(self._name, str(failed)))
-            else:
-                return
+                self._tell(failed)
         raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {error}")

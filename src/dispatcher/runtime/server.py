@@ -99,6 +99,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"ServerConfig(url={redact_url(self.url)!r}, exchange={self.exchange!r}, …)"
 
+    @property
+    def tls(self) -> TlsSettings:
+        """What of it concerns TLS."""
+        return TlsSettings(
+            tls_config=self.tls_config,
+            secure_connection=self.secure_connection,
+            insecure_skip_verify=self.insecure_skip_verify,
+        )
+
     def _check_numbers(self) -> None:
         if self.reconnection_retries is not None:
             if self.reconnection_retries_forever:
@@ -175,12 +184,7 @@ class Server:
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
         open already (a `memory://` one holds its messages).
         """
-        tls = TlsSettings(
-            tls_config=config.tls_config,
-            secure_connection=config.secure_connection,
-            insecure_skip_verify=config.insecure_skip_verify,
-        )
-        server = cls(config, broker or open_broker(config.url, tls))
+        server = cls(config, broker or open_broker(config.url, config.tls))
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):
                 await server._link.open()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from ..base import BrowsedMessage, QueueDepth
 from .store import Store
@@ -24,7 +24,7 @@ class MemoryInspector:
     async def depth(self, queue: str) -> QueueDepth:
         return self._store.depth(queue)
 
-    async def browse(self, queue: str) -> AsyncIterator[BrowsedMessage]:
+    async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
         after_key = 0
         while found := self._store.browse(queue, after_key, BROWSE_AT_ONCE):
             for message in found:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from ...amqp.connection import Connection, open_connection
 from ...amqp.errors import AmqpError
+from ...amqp.tls import tls_warnings
 from ...amqp.url import AmqpUrl
 from ...errors import ConfigError, ConnectionLost
-from ..base import OnEvent
+from ..base import Insecure, OnEvent
 from .session import Known, RabbitSession
 from .translate import connect_error
 
@@ -27,8 +28,13 @@ class RabbitBroker:
         self._hosts = random.sample(url.hosts, len(url.hosts))
         self._known = Known()
 
+        self._warned = False
+
     def __repr__(self) -> str:
-        return f"RabbitBroker({', '.join(f'{host}:{port}' for host, port in self._url.hosts)})"
+        return f"RabbitBroker({self._peers()})"
+
+    def _peers(self) -> str:
+        return ", ".join(f"{host}:{port}" for host, port in self._url.hosts)
 
     async def connect(self, *, name: str, on_event: OnEvent) -> RabbitSession:
         """Open a session. One attempt is each host once; the next begins where this one left off.
@@ -40,9 +46,17 @@ class RabbitBroker:
         async def open_as(role: str, on_blocked: Callable[[str], None], on_unblocked: Callable[[], None]) -> Connection:
             return await self._open(f"{name} {role}", on_blocked, on_unblocked)
 
+        self._warn(on_event)
         session = RabbitSession(name, open_as, on_event, self._known)
         await session.open()
         return session
+
+    def _warn(self, on_event: OnEvent) -> None:
+        """Once, however often it is connected; before that, because then the password is on its way."""
+        if not self._warned:
+            self._warned = True
+            for text in tls_warnings(self._url, self._context()):
+                on_event(Insecure(self._peers(), text))
 
     async def _open(self, name: str, on_blocked: Callable[[str], None], on_unblocked: Callable[[], None]) -> Connection:
         context = self._context()

@@ -6,7 +6,7 @@ A read here lasts one page of results at most: a long one would keep the log fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ class SqliteInspector:
             raise _no_such_queue(queue)
         return QueueDepth(*rows[0])
 
-    async def browse(self, queue: str) -> AsyncIterator[BrowsedMessage]:
+    async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
         found = await self._read("SELECT id FROM queues WHERE name = ?", (queue,))
         if not found:
             raise _no_such_queue(queue)

@@ -29,7 +29,7 @@ __all__ = ["Alarm", "Answer", "Link", "Published", "open_link"]
 
 T = TypeVar("T")
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
 TRANSIENT = 1
 """Nothing that is published here is to outlive the examination."""
 
@@ -113,7 +113,7 @@ class Link:
         return (await self.answered(channel.ask(BasicGet(queue=queue, no_ack=True)))).content
 
     async def answered(self, what: Awaitable[T]) -> T:
-        """Wait for an answer of the broker. `Alarm` where it blocks the connection, `ChannelGone` after 10 s."""
+        """Wait for an answer of the broker. `Alarm` where it blocks the connection, `ChannelGone` after 30 s."""
         asked = asyncio.ensure_future(what)
         try:
             waited: set[asyncio.Future[Any]] = {asked, self._blocked}
