@@ -150,7 +150,7 @@ class ErlangAdmin:
         # A quorum queue's own figures are seconds old, and are asked of its state machine instead.
         quorum = (
             "[element(2, element(2, ra:leader_query(amqqueue:get_pid(Q), F))) || "
-            "F <- [fun rabbit_fifo:query_messages_ready/1, fun rabbit_fifo:query_messages_checked_out/1]]"
+            "F <- [{rabbit_fifo, query_messages_ready, []}, {rabbit_fifo, query_messages_checked_out, []}]]"
         )
         classic = "[N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]"
         found: dict[str, list[int]] = json.loads(

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from rabbitmq_admin import Admin
 
+from dispatcher.brokers import open_broker
 from dispatcher.brokers.rabbitmq.plan import roles
 from dispatcher.model.topology import Topology
 
@@ -49,3 +50,12 @@ class Roles:
                     "|".join(r.read for r in rights),
                 ),
             )
+
+    async def install(self, topology: Topology) -> None:
+        """Allow it, and create it as the install role."""
+        self.allow(topology)
+        session = await open_broker(self.url("install")).connect(name="install", on_event=lambda event: None)
+        try:
+            await session.declare(topology)
+        finally:
+            await session.close()

@@ -62,7 +62,8 @@ class Certificates:
 
     def client(self, user: str) -> KeyPair:
         """A client's, with `user` as its common name: what RabbitMQ's EXTERNAL can take the user from."""
-        return self._write(self._authority.issue_cert(common_name=user))
+        # Without any other name the critical extension for them is empty, which Erlang refuses.
+        return self._write(self._authority.issue_cert("client.example", common_name=user))
 
     def with_password(self, pair: KeyPair, password: str) -> KeyPair:
         """The same certificate, its key encrypted with `password`."""

@@ -21,7 +21,7 @@ This module holds names and sentences only: it imports nothing of Dispatcher and
     │   └── StorageUnsupported     its file system, schema or SQLite version cannot be trusted with it
     ├── PublishError               a publish was not accepted; `.uuid` names the task
     │   ├── Unroutable             no queue is bound to that routing key
-    │   ├── PublishRefused         the broker said no: a queue at its maximum length
+    │   ├── PublishRefused         the broker said no: a queue at its maximum length, no permission
     │   ├── BrokerBlocked          the broker takes nothing now: out of disk or memory
     │   ├── PublishUnknown         no answer before the deadline: it may have been accepted
     │   ├── BrokerUnavailable      there was no connection before the deadline
@@ -157,7 +157,14 @@ class Unroutable(PublishError):
 
 
 class PublishRefused(PublishError):
-    """The broker refused the message, for instance because a queue is at its maximum length. It is in no queue."""
+    """The broker refused the message, for instance because a queue is at its maximum length. It is in no queue.
+
+    `.final`: it would refuse it again: this user may not write there, or the message is larger than the broker takes.
+    """
+
+    def __init__(self, message: str, *, uuid: str | None = None, final: bool = False) -> None:
+        super().__init__(message, uuid=uuid)
+        self.final = final
 
 
 class BrokerBlocked(PublishError):

@@ -38,7 +38,6 @@ quiet = logging.getLogger("dispatcher.ledger")
 quiet.setLevel(logging.CRITICAL)
 
 
-
 class Ledger:
     """An append-only file of this process, new for each process: nobody goes on after a line that a kill cut short."""
 
@@ -66,7 +65,7 @@ class Sessions:
     def on_event(self, event: AnyEvent) -> None:
         match event:
             case TaskStarted():
-                self._note("taken", event.uuid, event.attempt)
+                self._note("taken", event.uuid, event.attempt, "redelivered" if event.redelivered else "")
             case WorkerStarted():
                 self._note("consuming", event.queue)
             case Connected():
@@ -74,13 +73,13 @@ class Sessions:
                 self._number += 1
             case Disconnected() if self._is_up:  # else an attempt to connect failed
                 self._is_up = False
-                self._note("lost", because=event.error)
+                self._note("lost", text=event.error)
 
-    def _note(self, what: str, which: str = "-", attempt: int = 0, because: str = "") -> None:
+    def _note(self, what: str, which: str = "-", attempt: int = 0, text: str = "") -> None:
         if self._ledger is None:
             self._ledger = Ledger("sessions")
         self._ledger.write(
-            f"{what} {os.getpid()} {self._number} {time.monotonic():.6f} {which} {attempt} {because}".rstrip()
+            f"{what} {os.getpid()} {self._number} {time.monotonic():.6f} {which} {attempt} {text}".rstrip()
         )
 
 

@@ -138,9 +138,7 @@ def judge(history: History) -> Verdict:
     )
 
 
-def _unmarked(
-    events: Iterable[Event], starts: Counter[tuple[str, int]], resent: Counter[str]
-) -> frozenset[str]:
+def _unmarked(events: Iterable[Event], starts: Counter[tuple[str, int]], resent: Counter[str]) -> frozenset[str]:
     """Uuids with more runs that claim to be a message's first than there can have been messages.
 
     One message was published, or sent once more; each start of an attempt makes at most one copy with the next.

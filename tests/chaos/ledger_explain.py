@@ -16,7 +16,8 @@ __all__ = ["Fault", "Note", "Sent", "handed_out_again", "losses", "recoveries", 
 
 
 class Note(NamedTuple):
-    """What a process noted of its sessions: `taken` (uuid, attempt), `consuming` (queue), `lost` (because)."""
+    """What a process noted of its sessions: `taken` (uuid, attempt, whether redelivered), `consuming` (queue), `lost`
+    (why)."""
 
     what: str
     pid: int
@@ -24,7 +25,7 @@ class Note(NamedTuple):
     at: float
     which: str
     attempt: int
-    because: str
+    text: str
 
 
 class Fault(NamedTuple):
@@ -74,11 +75,12 @@ def handed_out_again(notes: Sequence[Note], faults: Sequence[Fault], kills: Sequ
 
 
 def _given_up(taken: Sequence[Note], began: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
-    """The sessions whose ends explain the later ones of these takings of a uuid; each explains one."""
+    """The sessions whose ends explain why messages among these takings of a uuid were redelivered; each explains one."""
     held: list[tuple[int, int]] = []
     explained: list[tuple[int, int]] = []
     for note in taken:
-        ended = [session for session in held if began.get(session, float("inf")) <= note.at]
+        again = note.text == "redelivered"  # else it is another message: its publish was sent again
+        ended = [session for session in held if again and began.get(session, float("inf")) <= note.at]
         if ended:
             held.remove(ended[0])
             explained.append(ended[0])

@@ -138,10 +138,8 @@ def read_notes(folder: Path) -> list[Note]:
     return [_note(*line.split(" ", 6)) for line in lines]
 
 
-def _note(
-    what: str, pid: str, session: str, at: str, which: str = "", attempt: str = "0", because: str = ""
-) -> Note:
-    return Note(what, int(pid), int(session), float(at), which, int(attempt), because)
+def _note(what: str, pid: str, session: str, at: str, which: str = "", attempt: str = "0", text: str = "") -> Note:
+    return Note(what, int(pid), int(session), float(at), which, int(attempt), text)
 
 
 def read_sent(folder: Path) -> list[Sent]:
@@ -152,6 +150,8 @@ def read_sent(folder: Path) -> list[Sent]:
         words = [line.split() for line in path.read_text().split("\n")[:-1]]
         returned = {uuid: float(at) for what, uuid, at in words if what == "accepted"}
         found += [
-            Sent(uuid, pid, float(at), returned.get(uuid, float("inf"))) for what, uuid, at in words if what == "attempt"
+            Sent(uuid, pid, float(at), returned.get(uuid, float("inf")))
+            for what, uuid, at in words
+            if what == "attempt"
         ]
     return found

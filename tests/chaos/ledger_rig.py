@@ -78,7 +78,6 @@ class Ground(Protocol):
         ...
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One run. Every `period_seconds` a process is struck in the way that `how` says:
@@ -86,7 +85,8 @@ class Plan:
     `kill`: `kill -9`; one in `pause_one_in` is only stopped for `pause_seconds` instead, none where that is 0.
     `term`: a worker is told to drain. `suspend`: stopped for `pause_seconds`, which the others take for its death.
     Everything else is harm that the ground does: see there. `pace_seconds`: how long a publisher rests after a batch.
-    `torment_seconds`: the deadline of it all. `fault` is planted in every child; `short_lease` is none, it makes a stopped process count as dead after seconds.
+    `torment_seconds`: the deadline of it all. `fault` is planted in every child. `short_lease` is none: with it a stopped process
+    counts as dead after seconds.
     """
 
     tasks: int

@@ -53,7 +53,7 @@ class Played(NamedTuple):
     @property
     def unprovoked(self) -> list[str]:
         """Why sessions ended that nobody had cut."""
-        return [note.because for note in self.lost if not A_CUT.search(note.because)]
+        return [note.text for note in self.lost if not A_CUT.search(note.text)]
 
 
 @contextmanager
@@ -140,9 +140,7 @@ async def test_links_cut_every_second_and_a_broker_killed_twice_lose_nothing(tmp
 
 
 @pytest.mark.timeout(300)
-async def test_workers_and_publishers_under_kill_9_lose_nothing(
-    tmp_path: Path, rabbitmq: RabbitMq, vhost: str
-) -> None:
+async def test_workers_and_publishers_under_kill_9_lose_nothing(tmp_path: Path, rabbitmq: RabbitMq, vhost: str) -> None:
     """One of six processes is killed every second, some are stopped for seconds: the broker delivers again what they held."""
     with on_shared_broker(tmp_path, rabbitmq, vhost) as ground:
         played = await play(ground, tmp_path, Plan(tasks=min(TASKS, 10_000), pause_one_in=5))

@@ -37,7 +37,9 @@ def url(proxy: TcpProxy, vhost_url: str) -> str:
     ("direction", "told"),
     [("both", "sign of life"), ("to_client", "sign of life"), ("to_broker", "closed the connection|reset")],
 )
-async def test_a_stalled_link_is_noticed_and_replaced(url: str, proxy: TcpProxy, direction: Direction, told: str) -> None:
+async def test_a_stalled_link_is_noticed_and_replaced(
+    url: str, proxy: TcpProxy, direction: Direction, told: str
+) -> None:
     """No byte passes and nobody says so: two heartbeats later the session is given up, and all is well after the stall."""
     async with stand(url) as one, one.traffic():
         proxy.stall(direction)
@@ -49,9 +51,7 @@ async def test_a_stalled_link_is_noticed_and_replaced(url: str, proxy: TcpProxy,
 
 
 @pytest.mark.parametrize("direction", ["to_broker", "to_client"])
-async def test_a_reset_in_the_middle_of_a_frame_loses_nothing(
-    url: str, proxy: TcpProxy, direction: Direction
-) -> None:
+async def test_a_reset_in_the_middle_of_a_frame_loses_nothing(url: str, proxy: TcpProxy, direction: Direction) -> None:
     """Half a frame has come through, ten times over: what was on its way is sent again or delivered again."""
     async with stand(url) as one, one.traffic():
         for times in range(1, 11):
@@ -163,4 +163,3 @@ async def test_what_runs_while_the_link_is_cut_runs_once(url: str, proxy: TcpPro
         await one.server.close()
         assert one.runs[uuid] == 1
         assert not one.recorder.named("task.delivery_lost")
-

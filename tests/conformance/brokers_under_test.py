@@ -120,14 +120,6 @@ async def sqlite(folder: Path) -> AsyncIterator[Rig]:
 async def rabbitmq(url: str, broker: RabbitMq, users: Roles | None = None) -> AsyncIterator[Rig]:
     """A vhost of its own on the RabbitMQ of this run. With `users`, one installs what a test asks for, one does the rest."""
     vhost = url.rpartition("/")[2]
-    installing = None if users is None else open_broker(users.url("install"))
-
-    async def install(topology: Topology) -> None:
-        assert users is not None and installing is not None
-        users.allow(topology)
-        session = await installing.connect(name="install", on_event=lambda event: None)
-        await session.declare(topology)
-        await session.close()
 
     async def lose(session: Session, name: str) -> None:
         assert isinstance(session, RabbitSession)
@@ -149,8 +141,8 @@ async def rabbitmq(url: str, broker: RabbitMq, users: Roles | None = None) -> As
         hand_backs_count=not features.nack_is_free,
         priorities=_as_it_is if features.quorum_priorities == "strict" else _with_priorities,
         max_length_is_soft=True,
-        operator=installing,
-        install=None if users is None else install,
+        operator=None if users is None else open_broker(users.url("install")),
+        install=None if users is None else users.install,
     )
 
 

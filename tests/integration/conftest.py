@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from rabbitmq_roles import Roles
 from server_bench import Bench, EmbeddedHands, Hands, RabbitHands, Recorder
 
 from dispatcher import Dispatcher, Queue, Server, ServerConfig
+from dispatcher.model.topology import Topology
 
 
 def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "rabbitmq-work-role":
+        users: Roles = request.getfixturevalue("role_users")
+        return users.url("work")
     if kind.startswith("rabbitmq"):
         return str(request.getfixturevalue("vhost_url"))
     return "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/dispatcher.db"
@@ -55,9 +61,13 @@ def app(url: str, recorder: Recorder) -> Dispatcher:
 
 
 @pytest.fixture
-async def server(kind: str, url: str, recorder: Recorder) -> AsyncIterator[Server]:
-    queues = [Queue("q", type="classic")] if kind == "rabbitmq-classic" else []
-    config = ServerConfig(url=url, exchange="ex", default_routing_key="rk", init_queues=queues, observers=[recorder])
+async def server(kind: str, url: str, recorder: Recorder, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    config = ServerConfig(url=url, exchange="ex", default_routing_key="rk", observers=[recorder])
+    if kind == "rabbitmq-classic":
+        config = msgspec.structs.replace(config, init_queues=[Queue("q", type="classic")])
+    if kind == "rabbitmq-work-role":
+        await request.getfixturevalue("role_users").install(Topology("ex", (Queue("q", ("rk",)),)))
+        config = msgspec.structs.replace(config, declare="verify")
     async with await Server.connect(config) as server:
         yield server
         await server.close(grace_seconds=0)

@@ -351,6 +351,7 @@ def test_a_port_that_says_nothing(cli: Cli) -> None:
     assert code == 69
     (finding,) = found.values()
     assert "expected the AMQP handshake within 0.3 s" in finding["text"]
+    assert "connection_timeout" in finding["advice"]
 
 
 def test_a_port_that_speaks_another_language(cli: Cli) -> None:

@@ -69,9 +69,9 @@ async def test_returned_is_acked(bench: Bench, recorder: Recorder) -> None:
     "error",
     [ValueError("no"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseExceptionGroup("g", [SystemExit()])],
 )
-@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+@pytest.mark.parametrize("how", ["coroutine", "plain"])
 async def test_raised_without_policy_is_a_dead_letter(
-    bench: Bench, recorder: Recorder, error: BaseException, kind: str
+    bench: Bench, recorder: Recorder, error: BaseException, how: str
 ) -> None:
     """Whatever a task raises is its own failure: the worker lives, the dead letter tells the error and its traceback."""
 
@@ -83,7 +83,7 @@ async def test_raised_without_policy_is_a_dead_letter(
 
     async def fine() -> None: ...
 
-    task = TaskConfig(coroutine if kind == "coroutine" else plain)
+    task = TaskConfig(coroutine if how == "coroutine" else plain)
     await bench.worker(task=task, fine=TaskConfig(fine))
     receipt = await publish(bench.server, "task")
     (dead,) = await recorder.wait_for("task.dead_lettered")
@@ -91,7 +91,7 @@ async def test_raised_without_policy_is_a_dead_letter(
     headers = await bench.dead_letter()
     assert headers["x-dispatcher-reason"] == "failed"
     assert headers["x-dispatcher-error-type"].endswith(type(error).__qualname__)
-    assert kind if kind == "coroutine" else "plain" in headers["x-dispatcher-traceback"]
+    assert f"in {how}" in headers["x-dispatcher-traceback"]
     await publish(bench.server, "fine")
     await recorder.wait_for("task.succeeded")
 

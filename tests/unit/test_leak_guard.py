@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,8 @@ def run_pytest(folder: Path, tests: str) -> str:
     )
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rEA", "."],
-        cwd=folder, capture_output=True, text=True, timeout=50, check=False,
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(CONFTEST.parent)},
+        capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
     return run.stdout + run.stderr
 

@@ -15,7 +15,7 @@ from .errors import ProtocolError
 from .layout import decode_text, encode_short_string
 from .tables import decode_table
 
-__all__ = ["Properties", "encode_properties"]
+__all__ = ["Properties", "PropertiesForm", "encode_properties"]
 
 SYNTAX_ERROR = 502
 
@@ -104,6 +104,31 @@ def encode_properties(
             flags |= flag
             pieces.append(encode_short_string(text, name))
     return _FLAGS.pack(flags) + b"".join(pieces)
+
+
+class PropertiesForm:
+    """Properties of which many messages have the same; only headers and `message_id` are each one's own.
+
+    It encodes what `encode_properties` does, in a fraction of the time.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, *, content_type: str, delivery_mode: int, priority: int | None) -> None:
+        headers, message_id = b"headers", "message_id"
+        whole = encode_properties(
+            content_type=content_type,
+            headers=headers,
+            delivery_mode=delivery_mode,
+            priority=priority,
+            message_id=message_id,
+        )
+        self._before, _, rest = whole.rpartition(headers)
+        self._after = rest[: -len(encode_short_string(message_id, "message_id"))]
+
+    def encode(self, headers: bytes, message_id: str) -> bytes:
+        """`headers`: what `encode_table` made. `ArgumentError` for a `message_id` of more than 255 bytes of UTF-8."""
+        return b"%b%b%b%b" % (self._before, headers, self._after, encode_short_string(message_id, "message_id"))
 
 
 def _encode_octet(value: int, name: str) -> bytes:

@@ -22,6 +22,7 @@ from ..errors import (
     DispatcherError,
     PublishError,
     PublishManyError,
+    PublishRefused,
     StorageCorrupt,
     StorageError,
     StorageFull,
@@ -83,7 +84,7 @@ def as_cli_error(error: DispatcherError) -> CliError:
             return CliError(message, _storage_hint(error), exit_code=EXIT_STORAGE)
         case ArgumentError():
             return CliError(message, exit_code=EXIT_USAGE)
-        case ConfigError() | TopologyMissing():
+        case ConfigError() | TopologyMissing() | PublishRefused(final=True):
             return CliError(message, exit_code=EXIT_CONFIG)
         case ConnectionLost():
             return CliError(message, "is the broker running, and reachable from here?", exit_code=EXIT_UNAVAILABLE)

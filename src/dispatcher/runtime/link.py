@@ -68,6 +68,11 @@ class Link:
         self._forget_dead()  # the keeper's turn may not have come yet, but nobody may be handed a dead one
         return self._session
 
+    @property
+    def failure(self) -> str | None:
+        """What the last attempt failed with; None if none has failed since the last success."""
+        return self._told
+
     async def live(self) -> Session:
         """Wait for a live session. `ConnectionLost` once there will be none any more."""
         session = self.session
@@ -116,10 +121,12 @@ class Link:
         return Backoff(self._first_pause_seconds, self._longest_pause_seconds)
 
     async def _connect(self) -> Session:
-        held: list[BrokerEvent] | None = []  # a session that cannot be prepared was none: its coming and going is not told
+        # A session that cannot be prepared was none: its coming and going is not told.
+        held: list[BrokerEvent] = []
+        holding = True
 
         def on_event(event: BrokerEvent) -> None:
-            if held is not None and isinstance(event, Connected | Disconnected):
+            if holding and isinstance(event, Connected | Disconnected):
                 held.append(event)
             else:
                 self._on_event(event)
@@ -131,8 +138,8 @@ class Link:
             await session.close()
             raise
         self._told = None
-        news, held = held, None
-        for event in news:
+        holding = False
+        for event in held:
             self._on_event(event)
         self._session = session
         if not self._up.done():

@@ -195,6 +195,9 @@ class _Attempts:
         except (PublishRefused, BrokerBlocked) as refusal:
             self._maybe_accepted = before
             self._refusal = refusal
+            if isinstance(refusal, PublishRefused) and refusal.final and not before:
+                refusal.uuid = self._message.uuid
+                raise
         except (ConnectionLost, TimeoutError):
             pass  # nobody knows whether it came through
         except PublishError as error:

@@ -189,8 +189,10 @@ class Server:
             async with asyncio.timeout(config.connect_timeout_seconds):
                 await server._link.open()
         except TimeoutError:
+            because = f": {failure}" if (failure := server._link.failure) else ""
             raise BrokerUnavailable(
-                f"no connection to the broker within {config.connect_timeout_seconds:g} s; is it running at that URL?"
+                f"no connection to the broker within {config.connect_timeout_seconds:g} s;"
+                f" is it running at that URL?{because}"
             ) from None
         return server
 

@@ -65,8 +65,8 @@ def test_a_drive_on_windows(place: str, monkeypatch: pytest.MonkeyPatch) -> None
         ("sqlite:///app.db?mode", "'mode'"),
         ("memory://?shared=1", "'shared'"),
         ("memory://name", "nothing after it"),
-        ("amqp://localhost", "no RabbitMQ broker yet"),
-        ("amqps://localhost/vhost", "sqlite:///"),
+        ("amqp://host.example", "user"),
+        ("amqps://localhost:port/vhost", "port"),
         ("redis://localhost", "sqlite, memory, amqp or amqps"),
         ("app.db", "no '://'"),
         ("", "no '://'"),
@@ -88,7 +88,7 @@ def test_a_url_that_is_no_string() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        f"amqp://user:{SECRET}@host:5672/",
+        f"amqp://user:{SECRET}@host:5672/?unknown=1",
         f"amqp://user:{SECRET}@h1,user2:{SECRET}@h2/",
         f"amqp://user:{SECRET}/with@slash@host/",
         f"amqp://user:what?{SECRET}@host/",

@@ -121,6 +121,21 @@ async def test_its_error_is_honest_and_names_the_task(
     assert caught.value.uuid == "u"
 
 
+async def test_a_final_refusal_is_told_at_once(publishers: list[Publisher]) -> None:
+    """Nothing is gained by asking again for what is forbidden or too large."""
+    source = Played(PublishRefused("forbidden", final=True), OK)
+    with pytest.raises(PublishRefused) as caught:
+        await publisher_of(source, publishers).publish(Task("task", uuid="u"))
+    assert (caught.value.uuid, len(source.messages)) == ("u", 1)
+
+
+async def test_a_final_refusal_after_a_lost_answer_is_unknown(publishers: list[Publisher]) -> None:
+    """The first one may have been accepted before the permission was taken away."""
+    source = Played(ConnectionLost("cut"), PublishRefused("forbidden", final=True))
+    with pytest.raises(PublishUnknown):
+        await publisher_of(source, publishers).publish(Task("task", uuid="u"))
+
+
 async def test_without_a_connection_it_waits_to_its_deadline(publishers: list[Publisher]) -> None:
     """A reconnection within the deadline saves it; else the broker was unavailable."""
     source = Played(OK)

@@ -69,7 +69,7 @@ class RabbitBroker:
                 )
             except AmqpError as error:
                 self._hosts.append(self._hosts.pop(0))
-                failed = connect_error(error, f"{host[0]}:{host[1]}", self._url.login.user, self._url.vhost)
+                failed = connect_error(error, f"{host[0]}:{host[1]}", self._url)
                 if isinstance(failed, ConfigError):
                     raise failed from None  # the cause's frames hold the login
                 failures.append(str(failed))

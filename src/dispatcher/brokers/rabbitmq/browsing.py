@@ -72,7 +72,7 @@ class Browse:
                     if channel.is_open:
                         await channel.cancel(tag)
         except AmqpError as error:
-            raise refusal(error, f"browsing queue {queue!r}") from error
+            raise refusal(error, f"browsing queue {queue!r}", "to read it") from error
 
     async def _channel_for_window(self) -> Channel:
         if self._windows % WINDOWS_OF_CHANNEL == 0:
@@ -87,7 +87,7 @@ class Browse:
         Of messages that are alike in everything each has a key of its own, by their order.
         """
         properties = content.properties
-        number = raw_headers(content).get(names.PUBLISH)
+        number = raw_headers(properties).get(names.PUBLISH)
         text = f"{content.exchange}\0{content.routing_key}\0{properties.message_id}\0{properties.timestamp}\0{number}\0"
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass") + content.body, digest_size=7).digest()
         key = int.from_bytes(digest, "big")
@@ -99,12 +99,12 @@ class Browse:
     def show(self, content: Content, queue: str, *, delayed: bool) -> BrowsedMessage:
         """A message of `queue`, or one on its way there through the ladder."""
         properties = content.properties
-        raw = raw_headers(content)
+        raw = raw_headers(properties)
         due, to, published = (raw.get(name) for name in (names.DELAY_DUE, names.DELAY_TO, names.FIRST_PUBLISHED_AT))
         exchange = content.exchange
         if is_service(exchange):
             exchange = to if isinstance(to, str) else DELAY_EXCHANGE
-        headers = read_headers(content, queue)
+        headers = read_headers(properties, queue)
         count = counted_deliveries(headers)
         return BrowsedMessage(
             self.key(content),

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...amqp.channel import Channel
 from ...amqp.errors import AmqpError
 from ...amqp.events import Content
 from ...errors import ConnectionLost, ConsumerCancelled
 from .delivery import RabbitDelivery
-from .translate import refusal
 from .version import Features
 
 __all__ = ["RabbitConsumer"]
 
 DEFAULT_DELIVERY_TIMEOUT_SECONDS = 1800.0
 """RabbitMQ's `consumer_timeout` where nobody changed it (rabbitmq.com/docs/consumers); it cannot be asked for."""
-
-LONGEST_TIMEOUT_MS = 10 * 365 * 86_400_000
-"""What we ask for as `x-consumer-timeout` where that is heeded: how long a task may run is for its own timeout to say."""
-
 
 CLOSE_SECONDS = 5.0
 
@@ -74,28 +70,11 @@ class RabbitConsumer:
     def unsettled(self) -> int:
         return self._channel.state.acks.unsettled
 
-    async def start(self, prefetch: int) -> None:
-        """Consume. `TopologyMismatch` if the queue does not exist or this user may not read it.
-
-        Whatever else it fails with ends the session: who is told `ConnectionLost` while the session lives would only ask
-        again at once.
-        """
-        arguments = None
-        if self.delivery_timeout_seconds is None:
-            arguments = {"x-consumer-timeout": LONGEST_TIMEOUT_MS}
-        try:
-            self._tag = await self._channel.consume(
-                self.queue,
-                prefetch=prefetch,
-                on_delivery=self._deliver,
-                on_cancel=self._cancel,
-                arguments=arguments,
-            )
-        except AmqpError as error:
-            failed = refusal(error, f"consuming queue {self.queue!r}")
-            if isinstance(failed, ConnectionLost):
-                self._give_up(failed)
-            raise failed from error
+    async def start(self, prefetch: int, arguments: Mapping[str, Any]) -> None:
+        """Consume. Raises the `AmqpError` that ended the channel."""
+        self._tag = await self._channel.consume(
+            self.queue, prefetch=prefetch, on_delivery=self._deliver, on_cancel=self._cancel, arguments=arguments
+        )
         self._delivers = True
         self._channel.closed.add_done_callback(self._channel_closed)
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ...amqp.errors import ProtocolError
 from ...amqp.events import Content
+from ...amqp.properties import Properties
 from ...errors import DeliveryLost
 from ...model import headers as names
 from ...model.topology import DELAY_EXCHANGE
@@ -15,18 +16,18 @@ from .ladder import is_service, strip
 __all__ = ["DeliveringConsumer", "RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
 
 
-def raw_headers(content: Content) -> dict[str, Any]:
+def raw_headers(properties: Properties) -> dict[str, Any]:
     """The headers of a message as they came."""
     try:
-        return content.properties.headers
+        return properties.headers
     except ProtocolError:
         # RabbitMQ hands on names that are not UTF-8 and tables of any depth. A stranger's: the body decides.
         return {}
 
 
-def read_headers(content: Content, queue: str) -> dict[str, Any]:
+def read_headers(properties: Properties, queue: str) -> dict[str, Any]:
     """The headers of a message of `queue`, without what the way to it left there."""
-    headers = raw_headers(content)
+    headers = raw_headers(properties)
     return with_reason(strip(headers), queue) if headers else {}
 
 
@@ -58,11 +59,12 @@ class DeliveringConsumer(Protocol):
 class RabbitDelivery:
     """One handing-over of one message. See `brokers.base.Delivery`."""
 
-    __slots__ = ("_consumer", "_content", "_count", "_headers", "_settled")
+    __slots__ = ("_consumer", "_content", "_count", "_headers", "_properties", "_settled")
 
     def __init__(self, consumer: DeliveringConsumer, content: Content) -> None:
         self._consumer = consumer
         self._content = content
+        self._properties = content.properties
         self._headers: dict[str, Any] | None = None
         self._count: int | None = None
         self._settled = False
@@ -89,18 +91,18 @@ class RabbitDelivery:
 
     @property
     def uuid(self) -> str:
-        return self._content.properties.message_id or ""
+        return self._properties.message_id or ""
 
     @property
     def headers(self) -> dict[str, Any]:
         if self._headers is None:
-            self._headers = headers = read_headers(self._content, self._consumer.queue)
+            self._headers = headers = read_headers(self._properties, self._consumer.queue)
             self._count = counted_deliveries(headers)
         return self._headers
 
     @property
     def priority(self) -> int | None:
-        return self._content.properties.priority
+        return self._properties.priority
 
     @property
     def redelivered(self) -> bool:

@@ -15,13 +15,14 @@ from ...amqp.channel import Channel
 from ...amqp.errors import AmqpError, NotFound
 from ...amqp.events import Content
 from ...amqp.methods import QueueDeclare, QueueDeclareOk, QueuePurge, QueuePurgeOk
-from ...errors import ConnectionLost, DispatcherError, TopologyMismatch
+from ...errors import DispatcherError, TopologyMismatch
 from ...model import headers as names
 from ...model.topology import Queue, dead_queue
 from ..base import BrowsedMessage, QueueDepth
 from .browsing import Browse
 from .delivery import raw_headers
 from .ladder import level_names
+from .translate import refusal
 from .version import Features
 
 __all__ = ["RabbitInspector"]
@@ -50,7 +51,10 @@ class RabbitInspector:
         found = await self._passive(queue)
         if found is None:
             raise _absent(queue)
-        dead = await self._passive(dead_queue(queue))
+        try:
+            dead = await self._passive(dead_queue(queue))
+        except TopologyMismatch:
+            dead = None  # who only works on a queue may not look at its dead letters
         return QueueDepth(
             queue,
             ready=found.message_count,
@@ -139,7 +143,7 @@ class RabbitInspector:
         except NotFound:
             raise _absent(queue) from None
         except AmqpError as error:
-            raise ConnectionLost(f"queue {queue!r} cannot be purged: {error}") from error
+            raise refusal(error, f"purging queue {queue!r}", "to read it") from error
         finally:
             await channel.close()
 
@@ -153,7 +157,7 @@ class RabbitInspector:
         except NotFound:
             return None
         except AmqpError as error:
-            raise ConnectionLost(f"queue {queue!r} cannot be looked at: {error}") from error
+            raise refusal(error, f"looking at queue {queue!r}") from error
         finally:
             await channel.close()
 
@@ -170,7 +174,7 @@ class RabbitInspector:
                 continue
             async with aclosing(browse.messages(level)) as messages:
                 async for content in messages:
-                    targets = keys if names.DELAY_TO in raw_headers(content) else (queue,)
+                    targets = keys if names.DELAY_TO in raw_headers(content.properties) else (queue,)
                     if content.routing_key in targets:
                         yield content
 

@@ -10,13 +10,14 @@ What cannot be sent at all fails alone, before a byte of it is on its way.
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from ...amqp.channel import Channel
 from ...amqp.errors import AccessRefused, AmqpError, NotFound, ReplyError
-from ...amqp.properties import encode_properties
+from ...amqp.properties import PropertiesForm, encode_properties
 from ...amqp.tables import encode_table
 from ...errors import (
     ArgumentError,
@@ -67,18 +68,26 @@ class Publish:
 
     def properties(self, number: int) -> bytes:
         fields, message = self.fields, self.message
+        headers = b"%b%b%b%b" % (
+            _LENGTH.pack(len(fields) + _NUMBER_SIZE),
+            fields,
+            _NUMBER_FIELD,
+            _TAGGED_INT64.pack(b"l", number),
+        )
+        if message.uuid:
+            return _form(message.content_type, self.priority).encode(headers, message.uuid)
         return encode_properties(
-            content_type=message.content_type,
-            headers=b"%b%b%b%b"
-            % (_LENGTH.pack(len(fields) + _NUMBER_SIZE), fields, _NUMBER_FIELD, _TAGGED_INT64.pack(b"l", number)),
-            delivery_mode=_PERSISTENT,
-            priority=self.priority,
-            message_id=message.uuid or None,
+            content_type=message.content_type, headers=headers, delivery_mode=_PERSISTENT, priority=self.priority
         )
 
     def fail(self, error: DispatcherError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+@functools.lru_cache(maxsize=64)
+def _form(content_type: str, priority: int | None) -> PropertiesForm:
+    return PropertiesForm(content_type=content_type, delivery_mode=_PERSISTENT, priority=priority)
 
 
 class Limits:
@@ -243,15 +252,19 @@ class ExchangePublisher:
 def _answer(publish: Publish, error: ReplyError, largest: int | None) -> DispatcherError | None:
     """What the refusal that closed the channel says of one publish; None if it is about another."""
     message = publish.message
-    # All rungs of the ladder share a channel, so there it matters which of them is missing.
-    if isinstance(error, NotFound) and (not is_service(publish.exchange) or f"'{publish.exchange}'" in error.text):
+    # All rungs of the ladder share a channel, so there it matters which of them is missing or forbidden.
+    is_about_it = not is_service(publish.exchange) or f"'{publish.exchange}'" in error.text
+    if isinstance(error, NotFound) and is_about_it:
         return TopologyMissing(
             f"exchange {publish.exchange!r} does not exist; declare it (declare='create'), or correct its name",
             uuid=message.uuid,
         )
-    if isinstance(error, AccessRefused):
+    if isinstance(error, AccessRefused) and is_about_it:
         return PublishRefused(
-            f"this user may not write to exchange {publish.exchange!r}: {error.text}", uuid=message.uuid
+            f"exchange {publish.exchange!r}: expected the permission to write to it, this user has none; grant it"
+            f" ({error.text})",
+            uuid=message.uuid,
+            final=True,
         )
     if largest is not None and len(message.body) > largest:
         return _too_large(publish, largest)
@@ -264,4 +277,5 @@ def _too_large(publish: Publish, largest: int) -> PublishRefused:
         f"the broker takes messages of at most {largest} bytes, this one has {len(message.body)}; make it smaller, or"
         " raise the broker's max_message_size",
         uuid=message.uuid,
+        final=True,
     )

@@ -7,12 +7,12 @@ would stop with it. The consuming one is opened when it is first needed: who onl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import time
 
 from ...amqp.channel import Channel
 from ...amqp.connection import Connection
-from ...amqp.errors import AmqpError
+from ...amqp.errors import AmqpError, PreconditionFailed
 from ...errors import (
     ArgumentError,
     BrokerBlocked,
@@ -31,6 +31,10 @@ from .translate import lost, refusal
 from .version import Features, features_of, server_version
 
 __all__ = ["Known", "Opener", "RabbitSession"]
+
+CONSUMER_TIMEOUT = "x-consumer-timeout"
+LONGEST_TIMEOUT_MS = 10 * 365 * 86_400_000
+"""What we ask for as that where it is heeded: how long a task may run is for its own timeout to say."""
 
 CLOSE_SECONDS = 5.0
 """How long a close waits for the answers to what was published before it."""
@@ -70,6 +74,7 @@ class RabbitSession:
         self._consuming: Connection | None = None
         self._opening = asyncio.Lock()
         self._publishers: dict[str, ExchangePublisher] = {}
+        self._publishers_of: dict[str, ExchangePublisher] = {}  # by each exchange's name: those of the ladder share one
         self._limits = Limits()
         self._consumers: list[RabbitConsumer] = []
         self._blocked: str | None = None
@@ -132,7 +137,8 @@ class RabbitSession:
         except DispatcherError as error:
             future.set_exception(error)
         else:
-            self._publisher(publish.exchange).publish(publish)
+            publisher = self._publishers_of.get(publish.exchange) or self._publisher(publish.exchange)
+            publisher.publish(publish)
         return future
 
     def _prepare(self, message: Message, future: asyncio.Future[None]) -> Publish:
@@ -174,6 +180,7 @@ class RabbitSession:
             assert self._publishing is not None
             publisher = ExchangePublisher(key, self._publishing.open_channel, self._limits, self._end)
             self._publishers[key] = publisher
+        self._publishers_of[exchange] = publisher
         return publisher
 
     def _note_blocked(self, reason: str) -> None:
@@ -191,14 +198,33 @@ class RabbitSession:
     # --- consuming -------------------------------------------------------------------------------------------------
 
     async def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
+        """`TopologyMismatch`, too, where this user may not read the queue.
+
+        Whatever else it fails with ends the session: who is told `ConnectionLost` while the session lives would only ask
+        again at once.
+        """
         if prefetch < 1:
             raise ConfigError(f"prefetch: expected 1 or more, got {prefetch!r}")
-        self._check()
+        arguments = {CONSUMER_TIMEOUT: LONGEST_TIMEOUT_MS} if self._features.consumer_timeout_argument else {}
+        try:
+            try:
+                return await self._consume(queue, prefetch, arguments)
+            except PreconditionFailed as error:
+                if CONSUMER_TIMEOUT not in error.text:
+                    raise
+                return await self._consume(queue, prefetch, {})  # a classic queue, which has no such timeout there
+        except AmqpError as error:
+            failed = refusal(error, f"consuming queue {queue!r}", "to read it")
+            if isinstance(failed, ConnectionLost):
+                self._end(failed)
+            raise failed from error
+
+    async def _consume(self, queue: str, prefetch: int, arguments: Mapping[str, int]) -> RabbitConsumer:
         channel = await self._consumer_channel()
         consumer = RabbitConsumer(queue, channel, self._features, self._end, self._forget)
         self._consumers.append(consumer)
         try:
-            await consumer.start(prefetch)
+            await consumer.start(prefetch, arguments)
         except BaseException:
             self._forget(consumer)
             consumer.end()

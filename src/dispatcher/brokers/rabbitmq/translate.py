@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ...amqp.errors import AccessRefused, AmqpError, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
+from ...amqp.url import AmqpUrl
 from ...errors import AuthenticationError, ConnectionLost, DispatcherError, TopologyMismatch
 
 __all__ = ["connect_error", "largest_body", "lost", "refusal"]
@@ -15,15 +16,16 @@ _HEALS = re.compile(r"limit|is down|not alive", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"message size \d+ .*max size (\d+)")
 
 
-def connect_error(error: AmqpError, peer: str, user: str, vhost: str) -> DispatcherError:
+def connect_error(error: AmqpError, peer: str, url: AmqpUrl) -> DispatcherError:
     """Why a connection could not be opened: `AuthenticationError` where trying again will not help."""
+    external = url.mechanism == "EXTERNAL"  # then the broker takes the user from the certificate, and we know no name
+    user = "the user that our certificate names" if external else f"user {url.login.user!r}"
     if isinstance(error, AccessRefused):
-        return AuthenticationError(
-            f"{peer}: the broker refused the login of user {user!r}; check user name and password ({error.text})"
-        )
+        what = "that user's name there, and ssl_cert_login_from" if external else "user name and password"
+        return AuthenticationError(f"{peer}: the broker refused the login of {user}; check {what} ({error.text})")
     if isinstance(error, NotAllowed) and not _HEALS.search(error.text):
         return AuthenticationError(
-            f"{peer}: the broker refused user {user!r} the virtual host {vhost!r}; does it exist, and has the user"
+            f"{peer}: the broker refused {user} the virtual host {url.vhost!r}; does it exist, and has the user"
             f" permissions there? ({error.text})"
         )
     return ConnectionLost(_at(peer, error))
@@ -40,12 +42,17 @@ def _at(peer: str, error: object) -> str:
     return text if text.startswith(f"{peer}: ") else f"{peer}: {text}"
 
 
-def refusal(error: AmqpError, what: str) -> TopologyMismatch | ConnectionLost:
-    """What became of something that was asked of a queue or exchange: refused for good, or never answered."""
+def refusal(error: AmqpError, what: str, permission: str = "to do that") -> TopologyMismatch | ConnectionLost:
+    """What became of something that was asked of a queue or exchange: refused for good, or never answered.
+
+    `permission`: which one it takes. The broker names it from 4.0 on only.
+    """
     if isinstance(error, NotFound):
         return TopologyMismatch(f"{what}: expected one that exists; declare it, or correct its name ({error.text})")
     if isinstance(error, AccessRefused):
-        return TopologyMismatch(f"{what}: expected the right to do that, this user has none ({error.text})")
+        return TopologyMismatch(
+            f"{what}: expected the permission {permission}, this user has none; grant it ({error.text})"
+        )
     if isinstance(error, PreconditionFailed | ResourceLocked):
         return TopologyMismatch(f"{what}: {error}")
     return ConnectionLost(f"{what}: {error}")

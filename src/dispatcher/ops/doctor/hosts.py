@@ -68,7 +68,7 @@ def _reached(peer: str, url: AmqpUrl, link: Link) -> Finding:
 
 
 def _not_reached(peer: str, url: AmqpUrl, error: DispatcherError, *, alone: bool) -> Finding:
-    known = connect_error(error, peer, url.login.user, url.vhost) if isinstance(error, AmqpError) else error
+    known = connect_error(error, peer, url) if isinstance(error, AmqpError) else error
     text = str(known)
     while text.startswith(f"{peer}: "):
         text = text.removeprefix(f"{peer}: ")
@@ -78,6 +78,8 @@ def _not_reached(peer: str, url: AmqpUrl, error: DispatcherError, *, alone: bool
     advice = "start RabbitMQ there, or correct host and port"
     if isinstance(error, HandshakeError):
         text, _, advice = text.partition("; ")
+        if " within " in text:
+            advice = f"{advice} One that is busy gets more time by connection_timeout in the URL, in milliseconds"
     if alone:
         return wrong(peer, text, advice, exit_code=EXIT_UNAVAILABLE)
     return warning(peer, text, advice)
