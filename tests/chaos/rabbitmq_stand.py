@@ -92,6 +92,15 @@ class Stand:
         )
         await worker.start()
 
+    @asynccontextmanager
+    async def expect(self, *names: str) -> AsyncIterator[list[Any]]:
+        """What happens inside brings an event of each of these names: they are in the list at the end."""
+        before = {name: len(self.recorder.named(name)) for name in names}
+        came: list[Any] = []
+        yield came
+        for name in names:
+            came.append((await self.recorder.wait_for(name, before[name] + 1))[-1])
+
     # --- traffic ---------------------------------------------------------------------------------------------------
 
     async def send(self, name: str = "note") -> str:
@@ -109,6 +118,7 @@ class Stand:
                 await self.send()
             except PublishError as error:
                 self.failed.append(error)
+                self._changed.set()
             await asyncio.sleep(PACE_SECONDS)
 
     @asynccontextmanager
@@ -147,8 +157,8 @@ class Stand:
                 resent=tuple(self.runs.elements()) if lost else (),
             )
         )
-        assert verdict.complaints() == []
-        assert verdict.duplicated <= lost * (LIMIT + SENDERS)
+        assert not (complaints := verdict.complaints()), complaints
+        assert verdict.duplicated <= lost * (LIMIT + SENDERS), f"{verdict.duplicated} twice, {lost} sessions lost"
 
 
 @asynccontextmanager

@@ -169,11 +169,12 @@ class Publisher:
             return
         try:
             async with asyncio.timeout_at(deadline):
-                while True:
+                while self._loop.time() < deadline:  # the timer's turn comes after ours: one more would go out
                     await attempts.pause()
                     session = self._source.session or await self._source.live_session()
                     if await attempts.accepted(session.publish(message)):
                         return
+                raise TimeoutError
         except (TimeoutError, ConnectionLost) as error:
             raise attempts.last_error(self._timeout_seconds, error) from None
 

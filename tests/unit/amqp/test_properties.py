@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from table_values import damaged, in_bytes, short_texts, tables
 
 from dispatcher.amqp.errors import ProtocolError
-from dispatcher.amqp.properties import Properties, encode_properties
+from dispatcher.amqp.properties import Properties, PropertiesForm, encode_properties
 from dispatcher.amqp.tables import encode_table
 from dispatcher.errors import ArgumentError
 
@@ -66,6 +66,28 @@ def shown(properties: Properties) -> dict[str, Any]:
 def test_properties_come_back_as_they_went(values: dict[str, Any]) -> None:
     """Every set of properties, the empty one too, decodes to what it was made from; the rest is None."""
     assert shown(Properties(encode(values))) == {name: value for name, value in values.items() if value != {}}
+
+
+@settings(deadline=None)
+@given(short_texts, st.integers(0, 255), st.none() | st.integers(0, 255), tables, short_texts)
+def test_a_form_makes_the_same_bytes(
+    content_type: str, delivery_mode: int, priority: int | None, headers: dict[str, Any], message_id: str
+) -> None:
+    """Whatever is in its fixed part, the words `headers` and `message_id` too."""
+    form = PropertiesForm(content_type=content_type, delivery_mode=delivery_mode, priority=priority)
+    table = encode_table(headers)
+    assert form.encode(table, message_id) == encode_properties(
+        content_type=content_type, headers=table, delivery_mode=delivery_mode, priority=priority, message_id=message_id
+    )
+
+
+def test_a_form_whose_fixed_part_looks_like_what_varies() -> None:
+    """It is not mistaken for it."""
+    form = PropertiesForm(content_type="headers", delivery_mode=2, priority=None)
+    properties = Properties(form.encode(encode_table({}), "message_id"))
+    assert (properties.content_type, properties.message_id, properties.headers) == ("headers", "message_id", {})
+    with pytest.raises(ArgumentError, match="message_id"):
+        form.encode(encode_table({}), "x" * 256)
 
 
 @settings(deadline=None)

@@ -121,6 +121,14 @@ async def test_its_error_is_honest_and_names_the_task(
     assert caught.value.uuid == "u"
 
 
+async def test_a_publish_whose_time_is_over_is_not_sent_again(publishers: list[Publisher]) -> None:
+    """Nobody answered: a second message would only be a duplicate."""
+    source = Played(None)
+    with pytest.raises(PublishUnknown):
+        await publisher_of(source, publishers).publish(Task("task", uuid="u"))
+    assert len(source.messages) == 1
+
+
 async def test_a_final_refusal_is_told_at_once(publishers: list[Publisher]) -> None:
     """Nothing is gained by asking again for what is forbidden or too large."""
     source = Played(PublishRefused("forbidden", final=True), OK)
