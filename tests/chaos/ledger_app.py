@@ -172,7 +172,7 @@ def flaky_in_thread(digest: str) -> None:
             raise ConnectionResetError("fails once")
 
 
-@app.task(retry=AGAIN_SOON)
+@app.task(retry=RetryPolicy(max_attempts=3, backoff="constant", base_seconds=0.7))  # several steps of a delay ladder
 async def flaky_twice(digest: str) -> None:
     with noted(digest) as attempt:
         if attempt < 3:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ledger_app import Ledger, app, task_of, uuid_of
 from ledger_faults import FAULTS
+from ledger_rabbitmq_faults import RABBITMQ_FAULTS
 
 from dispatcher import PublishError, PublishManyError, PublishUnknown
 
@@ -90,7 +91,7 @@ def note_failure(uuid: str | None, failure: Exception, ledger: Ledger) -> None:
 def main(role: str, *arguments: str) -> None:
     fault = os.environ.get("LEDGER_FAULT")
     if fault:
-        FAULTS[fault]()
+        (FAULTS | RABBITMQ_FAULTS)[fault]()
     if role == "work":
         asyncio.run(work(int(arguments[0])))
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ledger_app import MAX_BACKOFF_SECONDS
 from ledger_explain import Fault, Note, Sent
-from rabbitmq_admin import Admin, AdminError, binary
+from rabbitmq_admin import AdminError, binary
 from rabbitmq_node import PrivateNode
 from tcp_proxy import TcpProxy
 
@@ -28,34 +28,25 @@ UNBOUND = "threads"
 
 
 class RabbitGround:
-    """A vhost of `admin`'s broker, which the processes reach through `proxy`. See `ledger_rig.Ground`.
+    """A vhost of `node`, which the processes reach through `proxy`; `own_url` does not. See `ledger_rig.Ground`.
 
     Harm: `cut`: every link is reset. `unbind`: the binding of a queue is removed, and put back the next time. `calm`: none.
-    `node`: is killed (`kill -9`) and started again whenever the share of what is published passes one of `kills_at`.
-    `own_url` does not lead through the proxy.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        admin: Admin,
-        vhost: str,
-        proxy: TcpProxy,
-        own_url: str,
-        node: PrivateNode | None = None,
-        kills_at: tuple[float, ...] = (),
-    ) -> None:
-        login = own_url.partition("://")[2].rpartition("@")[0]
-        self.own_url = own_url
-        self.url = f"amqp://{login}@{proxy.host}:{proxy.port}/{vhost}"
+    def __init__(self, folder: Path, node: PrivateNode, vhost: str, proxy: TcpProxy) -> None:
+        self.own_url = node.url(vhost=vhost)
+        self.url = f"amqp://guest:guest@{proxy.host}:{proxy.port}/{vhost}"
         self.faults: list[Fault] = []
         self._folder = folder
-        self._admin = admin
+        self._node = node
         self._vhost = vhost
         self._proxy = proxy
-        self._node = node
-        self._kills_at = list(kills_at)
+        self._kills_at: list[float] = []
         self._is_unbound = False
+
+    def kill_at(self, *shares: float) -> None:
+        """Have the node killed (`kill -9`) and started again once these shares of the tasks are published."""
+        self._kills_at = list(shares)
 
     def is_ready(self) -> bool:
         return True
@@ -74,7 +65,7 @@ class RabbitGround:
         deadline = time.monotonic() + ASK_SECONDS
         while True:
             try:
-                return self._admin.counts(self._vhost)
+                return self._node.admin.counts(self._vhost)
             except AdminError:  # a queue without a leader: its node was started a moment ago
                 if time.monotonic() > deadline:
                     raise
@@ -89,9 +80,9 @@ class RabbitGround:
     # --- harm ------------------------------------------------------------------------------------------------------
 
     def harm(self, what: str, progress: float) -> None:
-        if self._node is not None and self._kills_at and progress >= self._kills_at[0]:
+        if self._kills_at and progress >= self._kills_at[0]:
             del self._kills_at[0]
-            self._kill_broker(self._node)
+            self._kill_broker()
         elif what == "cut":
             began = time.monotonic()
             self._proxy.cut()
@@ -105,12 +96,12 @@ class RabbitGround:
             self._is_unbound = False
             self._bind("add")
 
-    def _kill_broker(self, node: PrivateNode) -> None:
+    def _kill_broker(self) -> None:
         """Kill it, start it, and leave everybody alone until all are back: so that it can be told how long that took."""
         began = time.monotonic()
-        node.kill()
+        self._node.kill()
         killed = time.monotonic()
-        node.start()
+        self._node.start()
         healed = time.monotonic()
         self.faults.append(Fault("broker_kill", began, healed))
         while True:
@@ -124,9 +115,8 @@ class RabbitGround:
 
     def _bind(self, verb: str) -> None:
         """Through the node: the processes' links are not used."""
-        assert hasattr(self._admin, "eval")
         vhost = binary(self._vhost)
-        self._admin.eval(
+        self._node.eval(
             f"rabbit_binding:{verb}({{binding, rabbit_misc:r({vhost}, exchange, {binary(EXCHANGE)}), "
             f"{binary(UNBOUND)}, rabbit_misc:r({vhost}, queue, {binary(UNBOUND)}), []}}, <<>>)"
         )

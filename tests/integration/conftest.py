@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import msgspec
 import pytest
 from rabbitmq_roles import Roles
+from rabbitmq_url import RabbitMq
 from server_bench import Bench, EmbeddedHands, Hands, RabbitHands, Recorder
 
 from dispatcher import Dispatcher, Queue, Server, ServerConfig
 from dispatcher.model.topology import Topology
+
+LADDER = r"dispatcher\.delay(\.((high\.)?[0-9]+|due|queues|lost))?"
+"""What is in a vhost once, whatever is declared there. To make it and to delete it takes most of a second."""
+
+
+@pytest.fixture(scope="session")
+def laddered_vhost(rabbitmq: RabbitMq) -> Iterator[str]:
+    name = f"dispatcher-test-{token_hex(6)}"
+    rabbitmq.admin.add_vhost(name)
+    yield name
+    rabbitmq.admin.delete_vhost(name)
+
+
+@pytest.fixture
+def used_vhost(rabbitmq: RabbitMq, laddered_vhost: str) -> Iterator[str]:
+    """The name of a vhost with the delay ladder that a test before made, empty, and with nothing else."""
+    yield laddered_vhost
+    rabbitmq.admin.clear(laddered_vhost, keep=LADDER)
 
 
 def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -19,7 +39,8 @@ def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         users: Roles = request.getfixturevalue("role_users")
         return users.url("work")
     if kind.startswith("rabbitmq"):
-        return str(request.getfixturevalue("vhost_url"))
+        rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
+        return rabbitmq.url_of(request.getfixturevalue("used_vhost"))
     return "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/dispatcher.db"
 
 
@@ -42,12 +63,13 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def hands(request: pytest.FixtureRequest, url: str) -> Hands:
+def hands(request: pytest.FixtureRequest, kind: str, url: str) -> Hands:
     """Hands in the broker of `url`."""
     if not url.startswith("amqp"):
         return EmbeddedHands()
-    vhost, vhost_url = request.getfixturevalue("vhost"), request.getfixturevalue("vhost_url")
-    return RabbitHands(request.getfixturevalue("rabbitmq").admin, vhost, vhost_url)
+    rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
+    vhost = request.getfixturevalue("vhost" if kind == "rabbitmq-work-role" else "used_vhost")
+    return RabbitHands(rabbitmq.admin, vhost, rabbitmq.url_of(vhost))
 
 
 @pytest.fixture

@@ -468,6 +468,10 @@ async def test_beyond_the_delivery_limit_is_a_dead_letter(
         reconnection_retries=0,
     )
 
+    async def held() -> tuple[int, int]:
+        """Ready and unacked."""
+        return (await asyncio.to_thread(broker_admin.counts, vhost))["q"]
+
     async def a_life(server: Server) -> None:
         worker = await server.new_worker(WorkerConfig("w", "q"), {"poison": TaskConfig(poison)})
         await worker.start()
@@ -479,6 +483,7 @@ async def test_beyond_the_delivery_limit_is_a_dead_letter(
         if not seen:
             await server.publish(Task("poison", uuid="u"))
         await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
+        await eventually(held, (0, 1))  # the copy alone: what it is a copy of is acked
         await asyncio.to_thread(broker_admin.close_all_connections, vhost)
         await recorder.wait_for("worker.draining", len(seen))
         await server.cut_short()

@@ -394,13 +394,12 @@ async def test_a_sender_without_rights_ends(cli: Cli, app_users: Roles, broker_a
     assert "permission" in line and "'dispatcher'" in line
 
 
-@pytest.mark.parametrize("role", ["publish", "work"])
 async def test_who_may_not_create_what_is_absent_ends(
-    cli: Cli, app_users: Roles, vhost: str, broker_admin: Admin, role: str
+    cli: Cli, app_users: Roles, vhost: str, broker_admin: Admin
 ) -> None:
     """78, the queue, the permission, and what to do."""
     await asyncio.to_thread(broker_admin.delete_queue, vhost, "other")
-    line = await ends(cli, app_users, app_users.url(role), "worker", "tasks:app")
+    line = await ends(cli, app_users, app_users.url("work"), "worker", "tasks:app")
     assert "'other'" in line and "configure permission" in line and "declare='verify'" in line
 
 

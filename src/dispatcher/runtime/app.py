@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 import msgspec
 
 from ..brokers import open_broker
-from ..errors import ConfigError, WorkerExhausted
+from ..errors import ConfigError, ConnectionLost, WorkerExhausted
 from ..model.retry import RetryRule
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
@@ -276,8 +276,7 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
     if burst:
         reasons.append(asyncio.ensure_future(wait_until_empty(server, workers)))
     try:
-        for worker in workers:
-            await worker.start()
+        await _start_all(server, workers)
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         full = any(worker.runs.exhausted.is_set() for worker in workers)
         if full:
@@ -295,6 +294,16 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
         raise WorkerExhausted(
             "too many functions passed their timeouts and still run; this process must be replaced by a new one"
         )
+
+
+async def _start_all(server: Server, workers: Sequence[Worker]) -> None:
+    try:
+        for worker in workers:
+            await worker.start()
+    except ConnectionLost:
+        if not server.closed:
+            raise
+        # It gave up meanwhile: why, `wait_closed` tells better.
 
 
 async def _finish_what_can_end(workers: Sequence[Worker], grace_seconds: float | None) -> None:

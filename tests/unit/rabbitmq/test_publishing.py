@@ -225,6 +225,17 @@ async def test_no_permission_is_a_refusal_for_good(bench: Bench) -> None:
     assert futures[0].exception().final  # type: ignore[union-attr]
 
 
+async def test_a_forbidden_rung_dooms_only_what_went_there(bench: Bench) -> None:
+    """As a missing one does: the user may write to the others."""
+    bench = Bench("dispatcher.delay")
+    futures = bench.publish(b"1", exchange="dispatcher.delay.3") + bench.publish(b"2", exchange="dispatcher.delay")
+    (await bench.opened()).end(reply_error(403, "ACCESS_REFUSED - access to exchange 'dispatcher.delay' in vhost '/'"))
+    second = await bench.opened(2)
+    assert second.bodies == [b"1"]
+    second.confirm()
+    assert outcomes(futures) == [None, PublishRefused]
+
+
 async def test_only_what_is_too_large_is_refused(bench: Bench) -> None:
     """However often it happens, the others are not counted out; later ones of that size are not even sent."""
     futures = bench.publish(b"small")

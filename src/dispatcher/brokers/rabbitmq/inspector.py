@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from ...amqp.channel import Channel
-from ...amqp.errors import AmqpError, NotFound
+from ...amqp.errors import AccessRefused, AmqpError, NotFound
 from ...amqp.events import Content
 from ...amqp.methods import QueueDeclare, QueueDeclareOk, QueuePurge, QueuePurgeOk
-from ...errors import DispatcherError, TopologyMismatch
+from ...errors import ConfigError, DispatcherError, TopologyMismatch
 from ...model import headers as names
 from ...model.topology import Queue, dead_queue
 from ..base import BrowsedMessage, QueueDepth
@@ -53,7 +53,7 @@ class RabbitInspector:
             raise _absent(queue)
         try:
             dead = await self._passive(dead_queue(queue))
-        except TopologyMismatch:
+        except ConfigError:
             dead = None  # who only works on a queue may not look at its dead letters
         return QueueDepth(
             queue,
@@ -143,7 +143,7 @@ class RabbitInspector:
         except NotFound:
             raise _absent(queue) from None
         except AmqpError as error:
-            raise refusal(error, f"purging queue {queue!r}", "to read it") from error
+            raise _failure(error, f"purging queue {queue!r}", "to read it") from error
         finally:
             await channel.close()
 
@@ -157,7 +157,7 @@ class RabbitInspector:
         except NotFound:
             return None
         except AmqpError as error:
-            raise refusal(error, f"looking at queue {queue!r}") from error
+            raise _failure(error, f"looking at queue {queue!r}", "to do anything with it") from error
         finally:
             await channel.close()
 
@@ -177,6 +177,12 @@ class RabbitInspector:
                     targets = keys if names.DELAY_TO in raw_headers(content.properties) else (queue,)
                     if content.routing_key in targets:
                         yield content
+
+
+def _failure(error: AmqpError, what: str, permission: str) -> DispatcherError:
+    """What is forbidden is a `ConfigError` alone: `TopologyMismatch` would say that the queue is not there."""
+    failure = refusal(error, what, permission)
+    return ConfigError(str(failure)) if isinstance(error, AccessRefused) else failure
 
 
 def _absent(queue: str) -> TopologyMismatch:

@@ -147,15 +147,16 @@ class Rights(msgspec.Struct, frozen=True):
 def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
-    `install` creates the topology. `publish` sends tasks, delayed ones included. `work` consumes the queues and
-    publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
+    `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included.
+    `work` consumes the queues and publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]
     dead = [re.escape(dead_queue(queue.name)) for queue in topology.queues]
     dead_exchange, delay_exchange = re.escape(DEAD_EXCHANGE), re.escape(DELAY_EXCHANGE)
     levels = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
-    # To bind asks for write on the queue and read on the exchange, an argument that names an exchange for write there.
+    # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
+    # and read on what has it. So who installs may send and consume: RabbitMQ has no right for the one without the other.
     everything = _one_of([exchange, *queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"])
     nothing = "^$"
     return {
