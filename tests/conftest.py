@@ -12,6 +12,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -76,6 +77,10 @@ class WiderScopes:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(WiderScopes())
+    for signum, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        # In the background of a script, and under nohup, these are ignored, and by every child that a test starts.
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, action)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -52,7 +52,7 @@ def keep_deaths() -> None:
         return {name: value for name, value in headers.items() if name not in ladder._OF_THE_WAY}
 
     delivery.strip = faulty
-    names.BROKER_DEATH_HEADERS = ()  # type: ignore[assignment]
+    names.NOT_COPIED = frozenset()
 
 
 def stale_ack() -> None:
@@ -68,8 +68,8 @@ def stale_ack() -> None:
     def faulty_take(self: RabbitDelivery) -> Any:
         return take(self) if self._consumer.is_alive else Late(self.queue)
 
-    async def faulty_start(self: RabbitConsumer, prefetch: int) -> None:
-        await start(self, prefetch)
+    async def faulty_start(self: RabbitConsumer, prefetch: int, arguments: Any) -> None:
+        await start(self, prefetch, arguments)
         channel = self._channel
         channel.state._outbox += [
             ack_frame(channel.state.number, tag, multiple=False) for tag in stale.pop(self.queue, ())

@@ -172,10 +172,14 @@ class Channel:
 
     async def close(self) -> None:
         """Flush settlements and close; bounded to 5 s, twice is fine. What is unsettled then is handed back by the broker."""
+        self.let_go()
+        await asyncio.wait([self.closed], timeout=CLOSE_SECONDS)
+
+    def let_go(self) -> None:
+        """Close, without waiting for the answer."""
         if self.is_open:
             self.state.close(None)
             self._wake()
-        await asyncio.wait([self.closed], timeout=CLOSE_SECONDS)
 
     def _reason(self) -> AmqpError | None:
         if self.closed.done() and isinstance(error := self.closed.exception(), AmqpError):

@@ -163,7 +163,11 @@ class Connection:
         channel = Channel(self._core.open_channel(asked), self._wake, self._note_settled)
         self._channels[channel.state.number] = channel
         self._wake()
-        await channel.answer(asked)
+        try:
+            await channel.answer(asked)
+        except BaseException:
+            channel.let_go()  # nobody has it who could close it
+            raise
         return channel
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@
     ├── ProtocolError          a peer broke the protocol: the connection is closed with `.code`
     ├── PeerLost               the connection ended, was reset, or fell silent
     ├── HandshakeError         what listens there is no AMQP 0-9-1 broker, or says nothing
+    │   └── MechanismNotOffered    it is one, and does not take the login mechanism that was asked for
     ├── ChannelGone            a command on a channel that is closed or closing
     └── ReplyError             the broker refused something and said why: `.code`, `.text`
         └── one class for each reply code below
@@ -30,6 +31,7 @@ __all__ = [
     "HandshakeError",
     "InternalError",
     "InvalidPath",
+    "MechanismNotOffered",
     "NoConsumers",
     "NoRoute",
     "NotAllowed",
@@ -60,6 +62,10 @@ class PeerLost(AmqpError):
 
 class HandshakeError(AmqpError):
     """What listens there does not speak AMQP 0-9-1, or did not speak in time."""
+
+
+class MechanismNotOffered(HandshakeError):
+    """The broker does not offer the SASL mechanism that is to be used, EXTERNAL for instance."""
 
 
 class ChannelGone(AmqpError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import AmqpError, HandshakeError, PeerLost, ProtocolError
+from .errors import AmqpError, HandshakeError, MechanismNotOffered, PeerLost, ProtocolError
 from .frames import MAX_FRAME, PROTOCOL_HEADER
 from .methods import (
     ConnectionOpen,
@@ -106,7 +106,7 @@ class Handshake:
         offered = start.mechanisms.decode("utf-8", "replace").split()
         mechanism = self._settings.mechanism
         if mechanism not in offered:
-            raise HandshakeError(
+            raise MechanismNotOffered(
                 f"expected the broker to offer the login mechanism {mechanism}, it offers {' '.join(offered)!r:.200}"
             )
         self._expects = ConnectionTune

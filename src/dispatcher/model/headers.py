@@ -19,12 +19,14 @@ __all__ = [
     "EXCHANGE",
     "EXPIRES_AT",
     "FIRST_PUBLISHED_AT",
+    "NOT_COPIED",
     "PREFIX",
     "PUBLISH",
     "QUEUE",
     "REASON",
     "REASON_TEXT",
     "REDELIVERIES",
+    "ROUTING_HEADERS",
     "ROUTING_KEY",
     "SNOOZES",
     "TRACEBACK",
@@ -69,4 +71,11 @@ BROKER_DEATH_HEADERS = (
     "x-last-death-queue",
     "x-last-death-reason",
 )
-"""Stripped from every copy: RabbitMQ up to 3.13 reads them back and silently drops what looks like a cycle."""
+"""The broker's notes. RabbitMQ up to 3.13 reads them back and silently drops what looks like a cycle."""
+
+ROUTING_HEADERS = ("CC", "BCC")
+"""RabbitMQ sends a message to the routing keys in them, too (rabbitmq.com/docs/sender-selected); what is no list there
+ends the channel."""
+
+NOT_COPIED = frozenset((*BROKER_DEATH_HEADERS, *ROUTING_HEADERS))
+"""Stripped from every copy, and refused from a sender: they would change where a message goes, or whether it arrives."""

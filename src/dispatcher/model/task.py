@@ -140,6 +140,8 @@ def _check_headers(headers: object) -> dict[str, Any]:
             raise ArgumentError(f"headers: expected names of 1 to 128 bytes, got {key!r:.200}")
         if key.startswith(names.PREFIX):
             raise ArgumentError(f"headers: names that start with {names.PREFIX!r} are Dispatcher's own, got {key!r}")
+        if key in names.NOT_COPIED:
+            raise ArgumentError(f"headers: {key!r} means something to RabbitMQ's routing; choose another name")
     return dict(headers)
 
 

@@ -51,7 +51,7 @@ DEATH_NOTES = frozenset(
         names.DEAD_AT,
         names.QUEUE,
         names.ETA,
-        *names.BROKER_DEATH_HEADERS,
+        *names.NOT_COPIED,
     }
 )
 """Headers a replayed letter leaves behind: it starts again at its first attempt, at once."""

@@ -26,7 +26,7 @@ from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, Threa
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
 
-__all__ = ["Execution", "Ready", "Refused", "Run", "timed_out"]
+__all__ = ["Execution", "Ready", "Refused", "Run", "attempt_of", "timed_out"]
 
 COUNTED_KEPT = 10_000
 """Of so many redeliveries that were counted here the uuids are remembered."""
@@ -131,7 +131,7 @@ class Execution:
     def prepare(self, delivery: Delivery, tasks: Mapping[str, RegisteredTask]) -> Prepared:
         """Read and check a delivery. Never raises for what a stranger may have sent."""
         headers = delivery.headers
-        attempt = _attempt(headers.get(names.ATTEMPT))
+        attempt = attempt_of(headers)
         try:
             body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
         except DecodeError as error:
@@ -279,8 +279,9 @@ def timed_out(name: str, timeout_seconds: float) -> Raised:
     return Raised(Failure(lineage[0], message, "", lineage))
 
 
-def _attempt(value: object) -> int:
-    """The attempt header; absent, or a stranger's nonsense, is the first."""
+def attempt_of(headers: Mapping[str, Any]) -> int:
+    """Which attempt the headers of a message say; none, or a stranger's nonsense, is the first."""
+    value = headers.get(names.ATTEMPT)
     return value if type(value) is int and value >= 1 else 1
 
 

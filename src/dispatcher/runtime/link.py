@@ -16,23 +16,31 @@ __all__ = ["Backoff", "Link"]
 
 
 class Backoff:
-    """Full-jitter back-off: each pause is drawn below a bound that doubles up to a longest."""
+    """Full-jitter back-off: each pause is drawn below a bound that doubles up to `longest_seconds`."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
-        self._bound = first_seconds
-        self._longest = longest_seconds
+        self.longest_seconds = longest_seconds
+        self.pauses = 0
+        self._first = self._bound = min(first_seconds, longest_seconds)
 
     async def pause(self) -> None:
-        bound = min(self._bound, self._longest)
-        self._bound = min(self._longest, bound * 2)
+        bound = self._bound
+        self._bound = min(self.longest_seconds, bound * 2)
+        self.pauses += 1
         await asyncio.sleep(random.uniform(0, bound))
+
+    def begin_anew(self) -> None:
+        """What was waited for has come, and stayed."""
+        self._bound = self._first
+        self.pauses = 0
 
 
 class Link:
     """Connects `broker` under `name`, and lets `prepare` (the topology) run on each new session before anyone gets it.
 
-    `retries`: how often a lost session is tried anew, None for ever. `on_give_up` is called once, with the error that
-    ended it.
+    `retries`: how often a lost session is tried anew, None for ever. A session that did not last for the longest pause
+    counts as a try that failed: else a link that comes and goes would be made anew without pause and without end.
+    `on_give_up` is called once, with the error that ended it.
     """
 
     def __init__(
@@ -53,8 +61,7 @@ class Link:
         self._on_event = on_event
         self._on_give_up = on_give_up
         self._retries = retries
-        self._first_pause_seconds = first_pause_seconds
-        self._longest_pause_seconds = longest_pause_seconds
+        self._backoff = Backoff(first_pause_seconds, longest_pause_seconds)
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         self._up: asyncio.Future[Session] = self._loop.create_future()
@@ -76,22 +83,30 @@ class Link:
     async def live(self) -> Session:
         """Wait for a live session. `ConnectionLost` once there will be none any more."""
         session = self.session
-        return session if session is not None else await asyncio.shield(self._up)
+        if session is not None:
+            return session
+        if self._ending:
+            raise self._none_any_more()
+        return await asyncio.shield(self._up)
+
+    @staticmethod
+    def _none_any_more() -> ConnectionLost:
+        return ConnectionLost("the server is closed, or closing without a connection")
 
     async def open(self) -> None:
         """Connect, trying until it succeeds, and keep the link up from then on.
 
         What trying again cannot help is raised: `ConfigError`, `AuthenticationError`, `StorageError`.
         """
-        backoff = self._backoff()
         while True:
             try:
                 session = await self._connect()
             except ConnectionLost as error:
                 self._tell(error)
-                await backoff.pause()
+                await self._backoff.pause()
             else:
                 break
+        self._backoff.begin_anew()
         self._keeper = self._loop.create_task(self._keep(session), name="dispatcher link")
 
     def stop_reconnecting(self) -> None:
@@ -100,7 +115,7 @@ class Link:
         if self._keeper is not None:
             self._keeper.cancel()
         if not self._up.done():
-            self._up.set_exception(ConnectionLost("the server is closed, or closing without a connection"))
+            self._up.set_exception(self._none_any_more())
             self._up.exception()  # read: nobody may be waiting for it
 
     async def close(self) -> None:
@@ -114,11 +129,7 @@ class Link:
     def _forget_dead(self) -> None:
         if self._session is not None and self._session.closed.done():
             self._session = None
-            if not self._ending:
-                self._up = self._loop.create_future()
-
-    def _backoff(self) -> Backoff:
-        return Backoff(self._first_pause_seconds, self._longest_pause_seconds)
+            self._up = self._loop.create_future()
 
     async def _connect(self) -> Session:
         # A session that cannot be prepared was none: its coming and going is not told.
@@ -158,7 +169,10 @@ class Link:
         It never waits in `live`, which only it resolves: a session may be lost again before anybody had it.
         """
         while True:
-            await asyncio.wait([session.closed])
+            await asyncio.wait([session.closed], timeout=self._backoff.longest_seconds)
+            if not session.closed.done():
+                self._backoff.begin_anew()
+                await asyncio.wait([session.closed])
             error = session.closed.exception()
             self._forget_dead()
             try:
@@ -175,11 +189,9 @@ class Link:
                 return
 
     async def _reconnect(self, error: DispatcherError) -> Session:
-        backoff = self._backoff()
-        tried = 0
-        while self._retries is None or tried < self._retries:
+        backoff = self._backoff
+        while self._retries is None or backoff.pauses < self._retries:
             await backoff.pause()
-            tried += 1
             try:
                 return await self._connect()
             except StorageError:
@@ -188,4 +200,4 @@ class Link:
                 # After a first success a refusal may heal too: credentials rotate, a virtual host is restored.
                 error = failed
                 self._tell(failed)
-        raise ConnectionLost(f"no connection to the broker after {tried} retries; the last error: {error}")
+        raise ConnectionLost(f"no connection to the broker after {backoff.pauses} retries; the last error: {error}")

@@ -25,7 +25,7 @@ from ..model.outcome import (
 )
 from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
-from .execution import Execution, Ready, Refused, Run, timed_out
+from .execution import Execution, Ready, Refused, Run, attempt_of, timed_out
 from .executors import text_of
 from .registry import Registry
 from .settle import Settler, Unsettled
@@ -70,7 +70,7 @@ class Runs:
         self._slots = slots
         self._max_overrunning = max_overrunning
         self._runs: set[Run] = set()
-        self._orphans: dict[tuple[str, int, bytes], Run] = {}
+        self._orphans: dict[tuple[int, bytes], Run] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,19 +133,17 @@ class Runs:
         """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one."""
         if not self._orphans:
             return False
-        prepared = self._execution.prepare(delivery, self._registry)
-        item = Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt)
-        run = self._orphans.pop(_identity(item), None)
+        run = self._orphans.pop(_identity(delivery), None)
         if run is None or not run.running:  # it ended meanwhile, and its fate went with the old session
             return False
-        run.item = item
+        run.item = run.item.brought_by(delivery, session)
         return True
 
-    def orphan(self, session: Session) -> None:
-        """`session` is lost: what runs on of it may be redelivered, and shall not run twice here."""
+    def orphan(self, live: Session) -> None:
+        """What runs of another session than `live`, which is lost then, may be redelivered, and shall not run twice here."""
         for run in self._runs:
-            if run.item.session is session and isinstance(run.prepared, Ready):
-                self._orphans[_identity(run.item)] = run
+            if run.running and run.item.session is not live and isinstance(run.prepared, Ready):
+                self._orphans[_identity(run.item.delivery)] = run
 
     def _ended(self, run: Run, result: Result) -> None:
         """A function ended, in whatever way."""
@@ -237,7 +235,7 @@ class Runs:
     def _forget(self, run: Run) -> None:
         self._runs.discard(run)
         if self._orphans:
-            self._orphans.pop(_identity(run.item), None)
+            self._orphans.pop(_identity(run.item.delivery), None)
         if run.overrunning:
             self.overrunning -= 1
         if run.has_slot:
@@ -272,9 +270,9 @@ class Runs:
             task.cancel()
 
 
-def _identity(item: Unsettled) -> tuple[str, int, bytes]:
-    """What tells a redelivery of the same message from another message with the same uuid."""
-    return item.uuid, item.attempt, item.delivery.body
+def _identity(delivery: Delivery) -> tuple[int, bytes]:
+    """What tells a redelivery of the same message from another message with the same uuid, which is in the body."""
+    return attempt_of(delivery.headers), delivery.body
 
 
 def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:

@@ -246,6 +246,7 @@ class Worker:
 
     async def _consume_once(self, started: asyncio.Future[None]) -> None:
         session = await self._interruptibly(self._host.live_session())
+        self.runs.orphan(session)
         consumer = self._consumer = await session.consume(self.config.queue, prefetch=self.prefetch)
         if self._draining:
             await consumer.stop()
@@ -256,15 +257,11 @@ class Worker:
         if not started.done():
             self._warn_of_long_tasks(consumer.delivery_timeout_seconds)
             started.set_result(None)
-        try:
-            async for delivery in consumer:
-                if self._draining:  # `stop` is on its way; to go on taking would hand the same ones back and forth
-                    self._settler.hand_back(delivery)
-                    break
-                self._take(session, delivery)
-        finally:
-            if session.closed.done():
-                self.runs.orphan(session)
+        async for delivery in consumer:
+            if self._draining:  # `stop` is on its way; to go on taking would hand the same ones back and forth
+                self._settler.hand_back(delivery)
+                break
+            self._take(session, delivery)
 
     def _warn_of_long_tasks(self, bound_seconds: float | None) -> None:
         """Say which tasks may run for longer than the broker leaves a delivery unsettled."""

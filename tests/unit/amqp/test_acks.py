@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pamqp import commands
 
+from dispatcher.amqp import acks as acks_module
 from dispatcher.amqp.acks import AckWindow
 from dispatcher.amqp.errors import ProtocolError
 
@@ -113,6 +114,22 @@ Acks.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadl
 TestAcks = Acks.TestCase
 
 
+class AcksBehindStragglers(Acks):
+    """The same where the oldest is left behind as soon as two others were settled beyond it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(acks_module, "MAX_BEYOND", 1)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+
+AcksBehindStragglers.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAcksBehindStragglers = AcksBehindStragglers.TestCase
+
+
 def window(delivered: int) -> AckWindow:
     acks = AckWindow(5)
     for tag in range(1, delivered + 1):
@@ -147,6 +164,24 @@ def test_a_slow_task_does_not_hold_the_others() -> None:
     acks.ack(4)
     acks.ack(1)
     assert told(acks.take()) == [("Ack", 4, True)]
+    assert acks.unsettled == 0
+
+
+def test_a_task_that_never_ends_costs_no_memory_for_those_that_do() -> None:
+    """A million deliveries beside one that stays open: what is kept of them is bounded, and each is told once."""
+    acks = window(1)
+    told_acks = 0
+    for tag in range(2, 1_000_002):
+        acks.count(tag)
+        acks.ack(tag)
+        if tag % 10 == 0:
+            told_acks += len(acks.take())
+            assert len(acks._beyond) + len(acks._stragglers) <= acks_module.MAX_BEYOND + 10
+    told_acks += len(acks.take())
+    assert told_acks == 1_000_000
+    assert acks.unsettled == 1
+    acks.ack(1)
+    assert told(acks.take()) == [("Ack", 1, False)]
     assert acks.unsettled == 0
 
 

@@ -19,7 +19,15 @@ from amqp_peer import (
 from pamqp import base, commands, header
 
 from dispatcher.amqp.core import Core, Status
-from dispatcher.amqp.errors import AccessRefused, AmqpError, HandshakeError, NotAllowed, PeerLost, ProtocolError
+from dispatcher.amqp.errors import (
+    AccessRefused,
+    AmqpError,
+    HandshakeError,
+    MechanismNotOffered,
+    NotAllowed,
+    PeerLost,
+    ProtocolError,
+)
 from dispatcher.amqp.events import ConnectionClosed, ConnectionOpened
 from dispatcher.amqp.handshake import Tuned
 from dispatcher.errors import ArgumentError
@@ -143,7 +151,7 @@ def test_no_mechanism_in_common() -> None:
     """Both sides' mechanisms are told."""
     peer = new_peer(handshake_settings(mechanism="EXTERNAL", response=b""))
     error = error_of(peer.send(start("PLAIN AMQPLAIN"), channel=0))
-    assert type(error) is HandshakeError
+    assert type(error) is MechanismNotOffered
     assert "EXTERNAL" in str(error) and "PLAIN AMQPLAIN" in str(error)
 
 

@@ -178,6 +178,8 @@ async def test_a_channel_that_ends_for_no_fault_of_a_publish_is_replaced(bench: 
     first.end(CLOSED)
     futures += bench.publish(b"4")
     second = await bench.opened(2)
+    assert second.sent == [("ex", "k", 1, b"1")]
+    second.confirm()
     assert second.sent == [("ex", "k", 1, b"1"), ("ex", "k", 2, b"4")]
     second.confirm()
     assert outcomes(futures) == [None, None, "cancelled", None]
@@ -192,6 +194,51 @@ async def test_channels_that_end_again_and_again_end_the_session(bench: Bench) -
     assert outcomes(futures) == [ConnectionLost]
     assert [type(error) for error in bench.given_up] == [ConnectionLost]
     assert len(bench.channels) == MAX_TRIES
+
+
+async def test_who_makes_the_broker_close_the_channel_is_found_among_many(bench: Bench) -> None:
+    """The broker does not say whom it means: sent one at a time it does, and the innocent lose nothing but time."""
+    unexplained = reply_error(406, "PRECONDITION_FAILED - no idea", 60, 40)
+    futures = bench.publish(b"1", b"2", b"bad", b"3", b"4")
+    (await bench.opened()).end(unexplained)
+    late = bench.publish(b"5")
+    for count in range(2, 2 + MAX_TRIES):
+        channel = await bench.opened(count)
+        while channel.bodies[-1] != b"bad":
+            assert len(channel.state.confirms) == 1
+            channel.confirm()
+        channel.end(unexplained)
+    last = await bench.opened(2 + MAX_TRIES)
+    while last.state.confirms:
+        last.confirm()
+    assert last.bodies == [b"3", b"4", b"5"]
+    assert outcomes(futures + late) == [None, None, PublishRefused, None, None, None]
+    assert futures[2].exception().final  # type: ignore[union-attr]
+    assert bench.given_up == []
+
+
+async def test_what_is_nacked_makes_room_for_the_next_suspect(bench: Bench) -> None:
+    """A refusal is an answer, too."""
+    futures = bench.publish(b"1", b"2")
+    (await bench.opened()).end(CLOSED)
+    second = await bench.opened(2)
+    [first], second.state.confirms = second.state.confirms, []
+    second.listener.refused([first])
+    second.confirm()
+    assert outcomes(futures) == [PublishRefused, None]
+
+
+async def test_an_alarm_ends_the_search_for_a_suspect(bench: Bench) -> None:
+    """What waits fails then; what comes after the alarm is sent as ever."""
+    futures = bench.publish(b"1", b"2", b"3")
+    (await bench.opened()).end(CLOSED)
+    second = await bench.opened(2)
+    bench.publisher.block("memory")
+    bench.publisher.block(None)
+    futures += bench.publish(b"4", b"5")
+    assert second.bodies == [b"1", b"4", b"5"]
+    second.confirm()
+    assert outcomes(futures) == [None, BrokerBlocked, BrokerBlocked, None, None]
 
 
 async def test_a_lost_connection_fails_what_is_sent_and_what_waits(bench: Bench) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.amqp.errors import AmqpError, ChannelGone, PeerLost, reply_error
+from dispatcher.amqp.errors import AmqpError, ChannelGone, MechanismNotOffered, PeerLost, reply_error
 from dispatcher.amqp.url import parse_url
 from dispatcher.brokers.rabbitmq.translate import connect_error, largest_body, lost, refusal
 from dispatcher.errors import AuthenticationError, ConnectionLost, TopologyMismatch
@@ -23,7 +23,15 @@ PEER = "h:5672"
             reply_error(530, "NOT_ALLOWED - connection to vhost refused: connection limit (1) is reached"),
             ConnectionLost,
         ),
+        (reply_error(530, "NOT_ALLOWED - access to vhost 'limit' refused for user 'u'"), AuthenticationError),
+        (reply_error(530, "NOT_ALLOWED - vhost 'is down' not found"), AuthenticationError),
+        (reply_error(530, "NOT_ALLOWED - access to vhost 'a' refused for user 'my limit'"), AuthenticationError),
+        (
+            reply_error(530, "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (3) is reached"),
+            ConnectionLost,
+        ),
         (reply_error(541, "INTERNAL_ERROR - vhost 'v' is down"), ConnectionLost),
+        (MechanismNotOffered("expected the broker to offer EXTERNAL, it offers 'PLAIN'"), AuthenticationError),
         (reply_error(320, "CONNECTION_FORCED - broker forced connection closure"), ConnectionLost),
         (PeerLost("h:5672: the other side closed the connection"), ConnectionLost),
     ],

@@ -2,7 +2,8 @@
 
 Each exchange has a channel of its own, because a mistake with one (it does not exist, no permission) ends the channel
 and with it the confirms of everything in flight there. What no answer came for, and is not to blame, is published again
-on a new channel. A publish whose caller gave up is not touched again.
+on a new channel; where the broker blames nobody, one at a time, so that its next refusal says whom it means. A publish
+whose caller gave up is not touched again.
 
 What cannot be sent at all fails alone, before a byte of it is on its way.
 """
@@ -36,7 +37,10 @@ from .translate import largest_body
 __all__ = ["ExchangePublisher", "Limits", "Publish"]
 
 MAX_TRIES = 3
-"""How often a publish is sent on channels that the broker closes without saying that another publish was to blame."""
+"""How often a publish is sent that was alone on its channel when the broker closed it."""
+
+BASIC_PUBLISH = (60, 40)
+"""Class and method, as a refusal names what it refuses."""
 
 _PERSISTENT = 2
 _LENGTH = struct.Struct(">I")
@@ -116,6 +120,7 @@ class ExchangePublisher:
         self._channel: Channel | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: deque[Publish] = deque()
+        self._suspects = 0  # how many of the first that wait are to be sent one at a time
 
     def publish(self, publish: Publish) -> None:
         """Send it, or keep it until the channel is open."""
@@ -124,14 +129,27 @@ class ExchangePublisher:
             publish.fail(_too_large(publish, largest))
             return
         channel = self._channel
-        if channel is None or not channel.is_open:
+        if channel is None or not channel.is_open or self._waiting:
             self._waiting.append(publish)
-            if self._opening is None:
-                self._opening = asyncio.create_task(self._open(), name=f"dispatcher publisher of {self._exchange}")
+            self._send_waiting()
         elif channel.paused:
             publish.fail(BrokerBlocked("the broker asked to pause publishing", uuid=publish.message.uuid))
         else:
             self._send(channel, publish)
+
+    def _send_waiting(self) -> None:
+        """Send what waits, as far as may be now."""
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open(), name=f"dispatcher publisher of {self._exchange}")
+            return
+        while self._waiting:
+            if self._suspects:
+                if channel.state.confirms:
+                    return  # the one before has no answer yet
+                self._suspects -= 1
+            self._send(channel, self._waiting.popleft())
 
     def _send(self, channel: Channel, publish: Publish) -> None:
         if publish.future.done():
@@ -155,14 +173,14 @@ class ExchangePublisher:
         finally:
             self._opening = None
         self._channel = channel
-        while self._waiting:
-            self._send(channel, self._waiting.popleft())
+        self._send_waiting()
 
     def block(self, reason: str | None) -> None:
         """The broker takes no messages now; None: it does again. What was not sent yet fails."""
         self._blocked = reason is not None
         while self._blocked and self._waiting:
             publish = self._waiting.popleft()
+            self._suspects = 0
             publish.fail(BrokerBlocked(f"the broker takes no messages now: {reason}", uuid=publish.message.uuid))
 
     async def answered(self, timeout_seconds: float) -> None:
@@ -186,6 +204,7 @@ class ExchangePublisher:
             self._opening.cancel()
         while self._waiting:
             self._waiting.popleft().fail(error)
+        self._suspects = 0
         self._note_answers()
 
     # --- what the channel tells (ConfirmListener) ------------------------------------------------------------------
@@ -195,6 +214,8 @@ class ExchangePublisher:
             future = publish.future
             if not future.done():
                 future.set_result(None)
+        if self._waiting:
+            self._send_waiting()
         if self._emptied is not None:
             self._note_answers()
 
@@ -208,6 +229,8 @@ class ExchangePublisher:
                     uuid=message.uuid,
                 )
             )
+        if self._waiting:
+            self._send_waiting()
         self._note_answers()
 
     def returned(self, waiter: Publish | None, error: ReplyError) -> None:
@@ -235,18 +258,39 @@ class ExchangePublisher:
         if largest is not None:
             self._limits.largest_body = largest
         answers = [_answer(publish, error, largest) for publish in waiters]
-        nobody_to_blame = not any(answers)
+        if not any(answers):
+            self._suspect(waiters, error)
         for publish, answer in zip(waiters, answers, strict=True):
-            publish.tries += nobody_to_blame
             if answer is not None:
                 publish.fail(answer)
-            elif publish.tries < MAX_TRIES:
-                self.publish(publish)
-            else:
-                reason = ConnectionLost(f"the broker closed the channel {publish.tries} times: {error}")
-                publish.fail(reason)
-                self._give_up(reason)
+            elif any(answers):
+                self._waiting.append(publish)
+        if self._waiting:
+            self._send_waiting()
         self._note_answers()
+
+    def _suspect(self, waiters: Sequence[Publish], error: ReplyError) -> None:
+        """The broker closed the channel and said of no publish that it was the cause. One that was alone was."""
+        if len(waiters) == 1:
+            [alone] = waiters
+            alone.tries += 1
+            if alone.tries >= MAX_TRIES:
+                self._fail_alone(alone, error)
+                return
+        self._waiting.extendleft(reversed(waiters))
+        self._suspects += len(waiters)
+
+    def _fail_alone(self, publish: Publish, error: ReplyError) -> None:
+        message = publish.message
+        text = (
+            f"the broker closed the channel {publish.tries} times at message {message.uuid!r:.100} alone: {error.text}"
+        )
+        if (error.class_id, error.method_id) == BASIC_PUBLISH:
+            publish.fail(PublishRefused(text, uuid=message.uuid, final=True))
+        else:  # it may have been accepted before
+            reason = ConnectionLost(text)
+            publish.fail(reason)
+            self._give_up(reason)
 
 
 def _answer(publish: Publish, error: ReplyError, largest: int | None) -> DispatcherError | None:

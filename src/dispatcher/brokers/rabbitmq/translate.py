@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import re
 
-from ...amqp.errors import AccessRefused, AmqpError, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
+from ...amqp.errors import (
+    AccessRefused,
+    AmqpError,
+    MechanismNotOffered,
+    NotAllowed,
+    NotFound,
+    PreconditionFailed,
+    ResourceLocked,
+)
 from ...amqp.url import AmqpUrl
 from ...errors import AuthenticationError, ConnectionLost, DispatcherError, TopologyMismatch
 
 __all__ = ["connect_error", "largest_body", "lost", "refusal"]
 
-_HEALS = re.compile(r"limit|is down|not alive", re.IGNORECASE)
-"""A refusal (530) with such a text is of the moment: too many connections, a virtual host that is being started."""
+_HEALS = re.compile(r"(limit|is down|not alive)[^']*$", re.IGNORECASE)
+"""A refusal (530) with such a text is of the moment: too many connections, a virtual host that is being started.
+
+After the last quotation mark: before it are names of virtual hosts and users, which may hold any word.
+"""
 
 _TOO_LARGE = re.compile(r"message size \d+ .*max size (\d+)")
 
@@ -28,6 +39,9 @@ def connect_error(error: AmqpError, peer: str, url: AmqpUrl) -> DispatcherError:
             f"{peer}: the broker refused {user} the virtual host {url.vhost!r}; does it exist, and has the user"
             f" permissions there? ({error.text})"
         )
+    if isinstance(error, MechanismNotOffered):
+        enable = "enable the plugin rabbitmq_auth_mechanism_ssl there" if external else "see auth_mechanisms there"
+        return AuthenticationError(_at(peer, f"{error}; {enable}, or choose another with auth_mechanism= in the URL"))
     return ConnectionLost(_at(peer, error))
 
 

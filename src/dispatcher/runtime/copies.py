@@ -1,0 +1,140 @@
+"""The copy of a message that a fate asks for: a retry, a snooze, an offer, a count, a dead letter. Pure, but for jitter.
+
+It travels as any other message. `settle` publishes it, and only then gives up the delivery that it is a copy of.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ..brokers.base import Delivery, Message
+from ..model import headers as names
+from ..model.outcome import CountRedelivery, DeadLetter, OfferAgain, Outcome, RetryLater, SnoozeLater
+from ..model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
+
+__all__ = ["Copy", "copies_of"]
+
+TEXT_LENGTH = 8_000
+SHORT_TEXT_LENGTH = 200
+"""How many characters of an error, a traceback or a reason travel; fewer where they would not fit."""
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A message to publish, the fate that it carries out, and the delay in it."""
+
+    outcome: Outcome
+    message: Message
+    delay_seconds: float
+
+
+def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float) -> Iterator[Copy]:
+    """The copy that `outcome` asks for, then others for where it is too large: all headers of a message are one frame.
+
+    The second has hardly any text. The last is a dead letter without the headers of its sender: those may have
+    filled a frame before we added ours. `uuid` and `attempt` are the task's, `now` is Unix seconds.
+    """
+    jitter = random.uniform(0.5, 1.0) if isinstance(outcome, RetryLater) and outcome.jitter else 1.0
+    kept = _kept_headers(delivery)
+    for length in (TEXT_LENGTH, SHORT_TEXT_LENGTH):
+        yield _Copier(delivery, uuid, attempt, now, jitter, length).copy(outcome, dict(kept))
+    parked = _parked(outcome, sum(len(key) + len(str(value)) for key, value in kept.items()))
+    yield _Copier(delivery, uuid, attempt, now, jitter, SHORT_TEXT_LENGTH).copy(parked, _route_of(delivery, kept))
+
+
+def _parked(outcome: Outcome, size: int) -> DeadLetter:
+    """What is left to do with a message whose headers have no room for what we have to say."""
+    text = f"its headers, about {size} characters, were left out: they left no room for what a copy must carry"
+    match outcome:
+        case DeadLetter(reason=reason, text=before, failure=failure):
+            return DeadLetter(reason, f"{text}. {before}", failure)
+        case RetryLater(failure=failure):
+            return DeadLetter("failed", f"{text}. {failure.type}: {failure.message}", failure)
+        case _:
+            return DeadLetter("undecodable", text)
+
+
+class _Copier:
+    """Writes the headers of one copy. `length` bounds each text in it."""
+
+    def __init__(self, delivery: Delivery, uuid: str, attempt: int, now: float, jitter: float, length: int) -> None:
+        self._delivery = delivery
+        self._uuid = uuid
+        self._attempt = attempt
+        self._now = now
+        self._jitter = jitter
+        self._length = length
+
+    def copy(self, outcome: Outcome, headers: dict[str, Any]) -> Copy:
+        delay_seconds = 0.0
+        match outcome:
+            case RetryLater(delay_seconds=seconds, failure=failure):
+                delay_seconds = seconds * self._jitter
+                headers[names.ATTEMPT] = self._attempt + 1
+                headers[names.ERROR_TYPE] = self._text(failure.type)
+                headers[names.ERROR] = self._text(failure.message)
+            case SnoozeLater(delay_seconds=delay_seconds):
+                headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
+            case OfferAgain(delay_seconds=delay_seconds):
+                headers.setdefault(names.UNKNOWN_SINCE, int(self._now * 1000))
+            case CountRedelivery(redeliveries=redeliveries):
+                headers[names.REDELIVERIES] = redeliveries
+                return Copy(outcome, self._message(DELAY_EXCHANGE, headers, None), 0.0)
+            case DeadLetter():
+                self._note_death(outcome, headers)
+                return Copy(outcome, self._message(DEAD_EXCHANGE, headers, None), 0.0)
+            case _:
+                raise AssertionError(f"{outcome!r} asks for no copy")
+        ready_at_ms = int((self._now + delay_seconds) * 1000)
+        return Copy(outcome, self._message(DELAY_EXCHANGE, headers, ready_at_ms), delay_seconds)
+
+    def _note_death(self, outcome: DeadLetter, headers: dict[str, Any]) -> None:
+        headers[names.REASON] = outcome.reason
+        headers[names.REASON_TEXT] = self._text(outcome.text)
+        headers[names.DEAD_AT] = int(self._now * 1000)
+        headers[names.ATTEMPT] = self._attempt
+        headers[names.QUEUE] = self._delivery.queue
+        if outcome.failure is not None:
+            headers[names.ERROR_TYPE] = self._text(outcome.failure.type)
+            headers[names.ERROR] = self._text(outcome.failure.message)
+            headers[names.TRACEBACK] = self._text(outcome.failure.traceback)
+
+    def _message(self, exchange: str, headers: dict[str, Any], ready_at_ms: int | None) -> Message:
+        delivery = self._delivery
+        return Message(
+            exchange,
+            delivery.queue,
+            delivery.body,
+            self._uuid or delivery.uuid,
+            headers,
+            delivery.priority,
+            ready_at_ms,
+        )
+
+    def _text(self, text: str) -> str:
+        """Text as a header can carry it: valid UTF-8 and bounded, whatever an exception said."""
+        return text[: self._length].encode("utf-8", "backslashreplace").decode()
+
+
+def _kept_headers(delivery: Delivery) -> dict[str, Any]:
+    """The delivery's headers with the route it first came by, and without what would change where a copy goes."""
+    headers = {key: value for key, value in delivery.headers.items() if key not in names.NOT_COPIED}
+    headers.setdefault(names.EXCHANGE, delivery.exchange)
+    headers.setdefault(names.ROUTING_KEY, delivery.routing_key)
+    return headers
+
+
+def _route_of(delivery: Delivery, kept: dict[str, Any]) -> dict[str, Any]:
+    """Of the kept headers those that say where it came from, as far as they are ours."""
+    return {
+        name: value if isinstance(value := kept[name], str) and len(value) <= 255 else given
+        for name, given in ((names.EXCHANGE, delivery.exchange), (names.ROUTING_KEY, delivery.routing_key))
+    }
+
+
+def _count(value: object) -> int:
+    """A counter header; what a stranger put there instead of a number counts as zero."""
+    return value if type(value) is int and value >= 0 else 0
