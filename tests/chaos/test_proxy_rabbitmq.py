@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from rabbitmq_node import PrivateNode
 from rabbitmq_stand import SENDERS, stand
 from tcp_proxy import Direction, Spoil, TcpProxy
 
@@ -131,6 +132,22 @@ async def test_a_close_during_an_outage_is_bounded(proxied: str, proxy: TcpProxy
         async with asyncio.timeout(50):  # 5 s for each step of it
             await one.server.close()
         await one.server.wait_closed()
+
+
+@pytest.mark.parametrize("task", [None, "hold"])
+async def test_a_close_on_a_silent_link_keeps_to_its_grace(
+    node: PrivateNode, own_vhost: str, proxy: TcpProxy, task: str | None
+) -> None:
+    """Nobody has noticed the silence yet, and no answer comes: what runs is cut short, and the connection is given up."""
+    url = f"amqp://guest:guest@{proxy.host}:{proxy.port}/{own_vhost}?heartbeat=600"
+    async with stand(url) as one:
+        if task is not None:
+            uuid = await one.send(task)
+            await one.until(lambda: uuid in one.holding)
+        proxy.stall("both")
+        async with asyncio.timeout(25):
+            await one.server.close(grace_seconds=0.5)
+    assert len(one.recorder.named("task.handed_back")) == (0 if task is None else 1)
 
 
 async def test_what_runs_while_the_link_is_cut_runs_once(proxied: str, proxy: TcpProxy) -> None:

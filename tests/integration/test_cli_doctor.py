@@ -228,8 +228,8 @@ def test_delayed_messages_that_nobody_wants(cli: Cli, vhost_url: str) -> None:
     declared(vhost_url)
     on(vhost_url, lambda broker: broker.publish(DELAY_EXCHANGE, "deleted", b"1", b"2"))
     code, found = examined(cli, vhost_url, "shop:app")
-    assert (code, found["queue 'dispatcher.delay.lost'"]["status"]) == (0, "warning")
-    assert found["queue 'dispatcher.delay.lost'"]["text"].startswith("2 delayed messages")
+    assert (code, found["queue 'dispatcher.delay.dead'"]["status"]) == (0, "warning")
+    assert found["queue 'dispatcher.delay.dead'"]["text"].startswith("2 delayed messages")
 
 
 def test_tasks_that_run_longer_than_the_broker_waits(cli: Cli, vhost_url: str, rabbitmq: RabbitMq) -> None:

@@ -45,8 +45,9 @@ def test_the_table(cli: Cli) -> None:
         "dispatcher.delay.N headers alternate-exchange=that of N-1",
         "reports classic x-max-priority=9 x-max-length=10 x-overflow=reject-publish",
         "emails.dead quorum x-delivery-limit=1000000000",
-        "shop emails emails",
-        "dispatcher.dead reports reports.dead",
+        "shop emails queue emails",
+        "dispatcher.dead reports queue reports.dead",
+        "dispatcher.delay.due - exchange dispatcher.delay.for.shop",
         "N: from 0 to 31, the levels of the ladder of delays.",
     ):
         assert lines.count(line) == 1, shown

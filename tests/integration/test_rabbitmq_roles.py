@@ -236,7 +236,7 @@ CHANGES = (
 async def test_the_publish_role_only_sends(users: Roles) -> None:
     """It reads no queue, changes nothing, and writes neither dead letters nor straight into a queue."""
     async with wire(users.url("publish")) as user:
-        for queue in ("emails", "emails.dead", "old", "dispatcher.delay.3", "dispatcher.delay.lost"):
+        for queue in ("emails", "emails.dead", "old", "dispatcher.delay.3", "dispatcher.delay.dead"):
             await refused(user, BasicConsume(queue=queue), BasicGet(queue=queue), QueuePurge(queue=queue))
         await refused(user, *CHANGES)
         await unheard(user, DEAD_EXCHANGE, DELAY_EXCHANGE, "dispatcher.delay.due", "dispatcher.delay.queues", *STRANGE)
@@ -245,7 +245,7 @@ async def test_the_publish_role_only_sends(users: Roles) -> None:
 async def test_the_work_role_only_works(users: Roles) -> None:
     """It reads its queues alone, no dead letters and no delays, and changes nothing; to read a queue is to empty it, too."""
     async with wire(users.url("work")) as user:
-        for queue in ("emails.dead", "dispatcher.delay.3", "dispatcher.delay.lost", "dispatcher.delay.to.shop"):
+        for queue in ("emails.dead", "dispatcher.delay.3", "dispatcher.delay.dead", "dispatcher.delay.to.shop"):
             await refused(user, BasicConsume(queue=queue), BasicGet(queue=queue))
         await refused(user, *CHANGES)
         await unheard(user, "dispatcher.delay.due", "dispatcher.delay.queues", *STRANGE)

@@ -10,6 +10,7 @@ __all__ = [
     "ATTEMPT",
     "BROKER_DEATH_HEADERS",
     "DEAD_AT",
+    "DELAYED",
     "DELAY_DUE",
     "DELAY_PREFIX",
     "DELAY_TO",
@@ -57,6 +58,7 @@ PUBLISH = (
     PREFIX + "publish"
 )  # int, the publisher's own number of this publish: a message that comes back is known by it
 DELAY_PREFIX = PREFIX + "delay-"  # with the number of a level of the delay ladder: true if the message waits there
+DELAYED = DELAY_PREFIX + "ladder"  # true: it has been on the ladder, and can no longer be returned
 DELAY_TO = DELAY_PREFIX + "to"  # the exchange it goes to then; absent: to the queue that its routing key names
 DELAY_DUE = DELAY_PREFIX + "due"  # when
 

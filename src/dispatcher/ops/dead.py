@@ -16,6 +16,7 @@ from ..errors import DecodeError
 from ..model.codec import decode_body
 from ..model.headers import PREFIX
 from ..model.outcome import REASONS
+from ..model.topology import DELAY_EXCHANGE
 from .connect import Place, broker_option, broker_place, looking
 from .dead_letters import DeadLetter, Filter, ReplayReport, dead_letters, dead_total, purge, queue_names, replay
 from .failures import EXIT_USAGE, CliError, as_cli_error
@@ -105,6 +106,8 @@ async def _all_letters(session: Session, queues: list[str], wanted: Filter) -> A
 
 
 async def _queues(session: Session, queue: str | None) -> list[str]:
+    if queue == DELAY_EXCHANGE:
+        return [queue]  # not among all: they are of every app
     known = await queue_names(session.inspector)
     if queue is None:
         return known

@@ -61,7 +61,10 @@ Progress = Callable[[int], None]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One dead letter. `task` is empty where the body is not a task; times are Unix milliseconds, None if not known."""
+    """One dead letter. `queue` is the one it died in, or on its way to.
+
+    `task` is empty where the body is not a task; times are Unix milliseconds, None if not known.
+    """
 
     uuid: str
     task: str
@@ -126,6 +129,8 @@ async def replay(
 ) -> ReplayReport:
     """Send the letters of `queue` that fit `wanted` to their queue again, or to `to_queue`.
 
+    The dead letters of `dispatcher.delay` are those whose queue was gone when their delay was over, of every app.
+
     A letter keeps its uuid, body and headers; its attempts start at 1, and an expiry that has passed is dropped. Only
     the letters that are there at the start are looked at, so one that dies again at once is not replayed twice.
     Cancelled, it finishes the letters in hand first. Raises `ConnectionLost` and `StorageError`.
@@ -134,7 +139,7 @@ async def replay(
     inspector = session.inspector
     async with aclosing(_chunks(inspector, queue, wanted, progress)) as chunks:
         async for chunk in chunks:
-            await _finished(_replay_chunk(session, queue, to_queue or queue, chunk, report))
+            await _finished(_replay_chunk(session, queue, to_queue, chunk, report))
     return report
 
 
@@ -204,10 +209,12 @@ def _tell(progress: Progress | None, count: int) -> None:
 
 
 async def _replay_chunk(
-    session: Session, queue: str, to_queue: str, chunk: list[DeadLetter], report: ReplayReport
+    session: Session, queue: str, to_queue: str | None, chunk: list[DeadLetter], report: ReplayReport
 ) -> None:
     now_ms = int(time.time() * 1000)
-    published = [session.publish(replayed_message(letter.message, to_queue, now_ms)) for letter in chunk]
+    published = [
+        session.publish(replayed_message(letter.message, to_queue or letter.queue, now_ms)) for letter in chunk
+    ]
     results = await asyncio.gather(*published, return_exceptions=True)
     accepted = []
     lost: BaseException | None = None
@@ -251,7 +258,7 @@ def _letter(queue: str, browsed: BrowsedMessage) -> DeadLetter:
     return DeadLetter(
         uuid=message.uuid or uuid,
         task=name,
-        queue=queue,
+        queue=_text(headers, names.QUEUE) if queue == DELAY_EXCHANGE else queue,
         reason=_text(headers, names.REASON),
         text=_text(headers, names.REASON_TEXT),
         attempt=_number(headers, names.ATTEMPT) or 1,

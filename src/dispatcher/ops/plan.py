@@ -73,10 +73,15 @@ def _show_plan(plan: Plan, levels: Sequence[str]) -> None:
     echo_table(("QUEUE", "TYPE", "ARGUMENTS"), dict.fromkeys(queues))
     click.echo()
     bindings = [
-        (hidden.get(spec.source, spec.source), spec.routing_key or None, hidden.get(spec.destination, spec.destination))
+        (
+            hidden.get(spec.source, spec.source),
+            spec.routing_key or None,
+            "exchange" if spec.to_exchange else "queue",
+            hidden.get(spec.destination, spec.destination),
+        )
         for spec in plan.bindings
     ]
-    echo_table(("FROM EXCHANGE", "KEY", "TO QUEUE"), dict.fromkeys(bindings))
+    echo_table(("FROM EXCHANGE", "KEY", "TO", "NAME"), dict.fromkeys(bindings))
     click.echo(f"\nN: from 0 to {len(levels) // len(set(hidden.values())) - 1}, the levels of the ladder of delays.\n")
 
 

@@ -26,6 +26,12 @@ from .slots import Slots
 __all__ = ["Worker", "WorkerConfig", "WorkerHost"]
 
 CONSUME_RETRY_SECONDS = 1.0
+STOP_SECONDS = 2.0
+"""How long a broker may take to confirm that it delivers no more, before a drain goes on without its word.
+
+What it delivers all the same is handed back by the consumer, or taken back with the session.
+"""
+
 NAMED_TASKS = 5
 
 
@@ -169,9 +175,10 @@ class Worker:
         await asyncio.shield(self._closing)
 
     async def _close(self, grace_seconds: float | None) -> None:
+        now = asyncio.get_running_loop().time()
         await self.stop_taking()
         try:
-            async with asyncio.timeout(grace_seconds):
+            async with asyncio.timeout_at(None if grace_seconds is None else now + grace_seconds):
                 await self.runs.wait_empty()
         except TimeoutError:
             pass  # the grace is over: what is left is cut short below
@@ -192,11 +199,14 @@ class Worker:
             self._beginning.cancel()
             await asyncio.wait([self._beginning])
         if self._consumer is not None:
-            await self._consumer.stop()
+            stopping = self._task(self._consumer.stop(), "stopping")
+            await asyncio.wait([stopping], timeout=STOP_SECONDS)
         if self._taking is not None:
             if self._interruptible:
                 self._taking.cancel()
-            await asyncio.wait([self._taking])
+            _, late = await asyncio.wait([self._taking], timeout=STOP_SECONDS)
+            for taking in late:
+                taking.cancel()  # the broker does not even let it begin; what it began ends with the session
         while self._waiting:
             self._settler.hand_back(self._waiting.popleft()[1])
 

@@ -17,6 +17,7 @@ from dispatcher.brokers.rabbitmq.ladder import (
     ladder,
     level_names,
     strip,
+    way_key,
 )
 from dispatcher.brokers.rabbitmq.plan import plan_of
 from dispatcher.brokers.rabbitmq.specs import Plan
@@ -33,7 +34,8 @@ PLANS = {features: plan_of(TOPOLOGY, features) for features in (V310, V41, V43)}
 def route(plan: Plan, exchange: str, key: str, headers: Mapping[str, Any]) -> list[str]:
     """The queues that RabbitMQ would lead a message to."""
     spec = next(spec for spec in plan.exchanges if spec.name == exchange)
-    found = []
+    found: list[str] = []
+    matched = False
     for binding in plan.bindings:
         if binding.source == exchange:
             wanted = {name: value for name, value in binding.arguments.items() if name != "x-match"}
@@ -42,8 +44,11 @@ def route(plan: Plan, exchange: str, key: str, headers: Mapping[str, Any]) -> li
                 "fanout": True,
                 "headers": all(headers.get(name) == value for name, value in wanted.items()),
             }[spec.type]:
-                found.append(binding.destination)
-    if not found and "alternate-exchange" in spec.arguments:
+                matched = True
+                found += (
+                    route(plan, binding.destination, key, headers) if binding.to_exchange else [binding.destination]
+                )
+    if not matched and "alternate-exchange" in spec.arguments:
         return route(plan, str(spec.arguments["alternate-exchange"]), key, headers)
     return found
 
@@ -52,7 +57,10 @@ def walk(plan: Plan, exchange: str, key: str, headers: Mapping[str, Any]) -> Ite
     """Each queue on a message's way, with the milliseconds it has waited when it gets there."""
     waited = 0
     while True:
-        [queue] = route(plan, exchange, key, headers)
+        queues = route(plan, exchange, key, headers)
+        if not queues:
+            return  # it stays where it is
+        [queue] = queues
         yield queue, waited
         arguments = next(spec.arguments for spec in plan.queues if spec.name == queue)
         if "x-message-ttl" not in arguments:
@@ -65,6 +73,7 @@ def walk(plan: Plan, exchange: str, key: str, headers: Mapping[str, Any]) -> Ite
     st.one_of(st.integers(1, 10_000), st.integers(1, MAX_DELAY_MS)),
     st.sampled_from(
         [("ex", "k", ["dispatcher.delay.to.ex", "q"]), (DELAY_EXCHANGE, "q", ["q"])]
+        + [("ex", "strange", ["dispatcher.delay.other.ex"])]
         + [(DELAY_EXCHANGE, "full", ["dispatcher.delay.back.full", "full"]), (DELAY_EXCHANGE, "gone", [LOST_QUEUE])]
     ),
     st.sampled_from([V310, V41, V43]),
@@ -93,6 +102,7 @@ def test_a_message_enters_at_its_highest_level() -> None:
         "x-dispatcher-delay-0": True,
         "x-dispatcher-delay-1": True,
         "x-dispatcher-delay-3": True,
+        "x-dispatcher-delay-ladder": True,
         "x-dispatcher-delay-due": 77,
     }
     way = detour(1, "ex", due_at_ms=77, priority=4, features=V310)
@@ -133,17 +143,28 @@ def test_a_priority_changes_nothing_but_the_lane() -> None:
 
 def test_every_queue_of_the_ladder_is_safe() -> None:
     """Replicated, at-least-once, and none of them drops what it holds."""
-    queues = ladder(V41).queues
-    assert [queue.name for queue in queues[1:]] == list(level_names(V41))
-    assert queues[0].name == LOST_QUEUE
-    assert "x-message-ttl" not in queues[0].arguments
-    for queue in queues:
+    lost, probe, *levels = ladder(V41).queues
+    assert [queue.name for queue in levels] == list(level_names(V41))
+    assert lost.name == LOST_QUEUE
+    assert "x-message-ttl" not in lost.arguments
+    assert probe.arguments == {"x-queue-type": "quorum", "x-message-ttl": 0}
+    for queue in (lost, *levels):
         assert queue.arguments["x-queue-type"] == "quorum"
         assert queue.arguments["x-delivery-limit"] == UNREACHABLE_DELIVERY_LIMIT
-    for queue in queues[1:]:
+    for queue in levels:
         assert queue.arguments["x-dead-letter-strategy"] == "at-least-once"
         assert queue.arguments["x-overflow"] == "reject-publish"
         assert "x-dead-letter-routing-key" not in queue.arguments
+
+
+@pytest.mark.parametrize(
+    ("queue", "found"),
+    [("q", ["q"]), ("full", ["dispatcher.delay.back.full"]), ("gone", [])]
+    + [(way_key("q"), ["dispatcher.delay.probe"]), (way_key("gone"), [])],
+)
+def test_what_is_not_delayed_is_returned_where_it_has_no_way(queue: str, found: list[str]) -> None:
+    """It is not kept among the dead letters of the delays; and so a queue can be asked for without reaching it."""
+    assert route(PLANS[V310], DELAY_EXCHANGE, queue, {}) == found
 
 
 def death(queue: str, reason: str = "expired") -> dict[str, Any]:

@@ -50,6 +50,9 @@ def test_a_quorum_queue() -> None:
         ("ex", "b", "q"),
         ("dispatcher.dead", "q", "q.dead"),
         ("dispatcher.delay.queues", "q", "q"),
+        ("dispatcher.delay.queues", "dispatcher.delay.way.q", "dispatcher.delay.probe"),
+        ("dispatcher.delay.for.ex", "a", "dispatcher.delay.to.ex"),
+        ("dispatcher.delay.for.ex", "b", "dispatcher.delay.to.ex"),
     }
 
 
@@ -132,10 +135,11 @@ def test_our_own_names_are_refused(name: str) -> None:
 
 def test_names_that_leave_no_room_for_ours() -> None:
     """The names made of them would pass 255 bytes."""
-    plan_of(Topology("é" * 117), V310)
-    with pytest.raises(ConfigError, match="235 bytes"):
-        plan_of(Topology("é" * 118), V310)
-    plan(Queue("q" * 250))
+    plan_of(Topology("é" * 116), V310)
+    with pytest.raises(ConfigError, match="232 bytes"):
+        plan_of(Topology("é" * 117), V310)
+    longest = plan(Queue("q" * 250))
+    assert max(len(binding.routing_key) for binding in longest.bindings) == 250
     plan(Queue("q" * 233, max_length=1))
     with pytest.raises(ConfigError, match="233 bytes"):
         plan(Queue("q" * 234, max_length=1))

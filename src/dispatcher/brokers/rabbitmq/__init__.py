@@ -12,7 +12,8 @@ from ...amqp.tls import tls_warnings
 from ...amqp.url import AmqpUrl
 from ...errors import ConfigError, ConnectionLost
 from ..base import Insecure, OnEvent
-from .session import Known, RabbitSession
+from .known import Known
+from .session import RabbitSession
 from .translate import connect_error
 
 __all__ = ["RabbitBroker", "RabbitSession"]

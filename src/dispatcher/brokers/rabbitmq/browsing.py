@@ -16,6 +16,7 @@ from ...amqp.channel import Channel
 from ...amqp.errors import AmqpError
 from ...amqp.events import Content
 from ...amqp.methods import QueueDeclare, QueueDeclareOk
+from ...errors import DispatcherError
 from ...model import headers as names
 from ...model.topology import DELAY_EXCHANGE
 from ..base import BrowsedMessage, Message
@@ -37,6 +38,10 @@ ARRIVAL_SECONDS = 1.0
 LOOKS = 2
 """How often a queue must be found empty: the first answer may overtake a message that is on its way."""
 
+RETURN_SECONDS = 0.5
+RETURN_POLL_SECONDS = 0.01
+"""How long a queue may take to have back what was given back to it. A quorum queue writes that down first."""
+
 REMOVED = 0
 _TAG_BITS = 48
 
@@ -48,11 +53,13 @@ class Browse:
         self._open_channel = open_channel
         self._channels: dict[int, Channel] = {}
         self._windows = 0
+        self._queues: set[str] = set()
         self._tags: dict[int, int] = {}
         self._closing: asyncio.Task[None] | None = None
 
     async def messages(self, queue: str) -> AsyncGenerator[Content, None]:
         """Take every message of `queue` that is ready. `TopologyMismatch` if there is no such queue, or no right to read it."""
+        self._queues.add(queue)
         try:
             taken = WINDOW
             while taken == WINDOW:
@@ -149,10 +156,29 @@ class Browse:
             await asyncio.wait([self._closing])
 
     async def _close(self) -> None:
+        given_back = 0
         for channel in self._channels.values():  # one after the other, for the order
             if channel.is_open:
+                given_back += channel.state.acks.unsettled
                 channel.hand_back_all()
             await channel.close()
+        if given_back:
+            await self._until_returned(given_back)
+
+    async def _until_returned(self, count: int) -> None:
+        """Wait until the queues show what they got back, so that who looks next sees it; not for long: others may take it."""
+        try:
+            async with asyncio.timeout(RETURN_SECONDS):
+                channel = await self._open_channel()
+                try:
+                    while True:
+                        if sum([await _ready(channel, queue) for queue in self._queues]) >= count:
+                            break
+                        await asyncio.sleep(RETURN_POLL_SECONDS)
+                finally:
+                    channel.let_go()
+        except (TimeoutError, DispatcherError):
+            pass  # somebody takes them, or there is nobody to ask any more: they are back all the same
 
 
 async def _consume(channel: Channel, queue: str, arrived: deque[Content], came: asyncio.Event) -> str:
@@ -169,12 +195,16 @@ async def _is_more(channel: Channel, queue: str, arrived: deque[Content], came: 
         if arrived:
             return True
         came.clear()
-        answer = await channel.call(QueueDeclare(queue=queue, passive=True))
-        assert isinstance(answer, QueueDeclareOk)
-        if answer.message_count and not arrived:
+        if await _ready(channel, queue) and not arrived:
             try:
                 async with asyncio.timeout(ARRIVAL_SECONDS):
                     await came.wait()
             except TimeoutError:
                 break  # others take what is ready
     return bool(arrived)
+
+
+async def _ready(channel: Channel, queue: str) -> int:
+    answer = await channel.call(QueueDeclare(queue=queue, passive=True))
+    assert isinstance(answer, QueueDeclareOk)
+    return answer.message_count

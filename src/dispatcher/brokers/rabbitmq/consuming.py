@@ -19,8 +19,6 @@ __all__ = ["RabbitConsumer"]
 DEFAULT_DELIVERY_TIMEOUT_SECONDS = 1800.0
 """RabbitMQ's `consumer_timeout` where nobody changed it (rabbitmq.com/docs/consumers); it cannot be asked for."""
 
-CLOSE_SECONDS = 5.0
-
 SETTLE_SECONDS = 0.05
 """How long the last settlements have before their channel closes.
 
@@ -58,6 +56,7 @@ class RabbitConsumer:
         self._arrival = asyncio.Event()
         self._stopped = False
         self._stopping: asyncio.Task[None] | None = None
+        self._cancelling: asyncio.Task[None] | None = None
         self._cancelled: ConsumerCancelled | None = None
         self._ended = False
 
@@ -65,6 +64,11 @@ class RabbitConsumer:
     def is_alive(self) -> bool:
         """Whether its deliveries can be settled."""
         return not self._ended and self._channel.is_open
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it was told to stop, and the broker has said nothing yet."""
+        return self._cancelling is not None and not self._cancelling.done()
 
     @property
     def unsettled(self) -> int:
@@ -105,7 +109,13 @@ class RabbitConsumer:
         self._release_if_idle()
 
     async def _stop_deliveries(self) -> None:
-        if self._delivers and self._channel.is_open:
+        if self._cancelling is None and self._delivers:
+            self._cancelling = asyncio.create_task(self._cancel_consumer(), name=f"dispatcher cancel of {self.queue}")
+        if self._cancelling is not None:
+            await asyncio.shield(self._cancelling)
+
+    async def _cancel_consumer(self) -> None:
+        if self._channel.is_open:
             try:
                 await self._channel.cancel(self._tag)
             except AmqpError:
@@ -113,16 +123,12 @@ class RabbitConsumer:
         self._delivers = False
 
     async def close(self) -> None:
-        """Hand back what is not settled, and close the channel."""
+        """Hand back what is not settled, and close the channel. Bounded by whoever calls."""
         self.end()
         # What was settled in this turn goes out before the cancel, whose answer comes after its effect.
         await asyncio.sleep(0 if self._delivers else SETTLE_SECONDS)
-        try:
-            # First: what is handed back while this consumer is open comes to it again, and the close counts as its death.
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._stop_deliveries()
-        except TimeoutError:
-            pass  # the broker answers nothing: it takes everything back with the connection
+        # First: what is handed back while this consumer is open comes to it again, and the close counts as its death.
+        await self._stop_deliveries()
         if self._channel.is_open:
             self._channel.hand_back_all()
         await self._channel.close()

@@ -1,6 +1,7 @@
-"""Reading RabbitMQ's own notes on a dead letter (`x-death`): the one way to `q.dead` that is not ours.
+"""Reading RabbitMQ's own notes on a dead letter (`x-death`): the ways to one that are not ours.
 
-When a message has cost too many holders, the broker itself moves it there, and knows nothing of our headers.
+When a message has cost too many holders the broker itself moves it to `q.dead`, and when a delay is over and the queue
+is not there any more, to the dead letters of the delays. It knows nothing of our headers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from ...model import headers as names
 
-__all__ = ["with_reason"]
+__all__ = ["with_reason", "with_reason_of_delay"]
 
 
 def with_reason(headers: dict[str, Any], queue: str) -> dict[str, Any]:
@@ -33,5 +34,20 @@ def with_reason(headers: dict[str, Any], queue: str) -> dict[str, Any]:
         names.QUEUE: origin,
         names.EXCHANGE: headers.get(names.EXCHANGE, str(death.get("exchange", ""))),
         names.ROUTING_KEY: headers.get(names.ROUTING_KEY, str(keys[0]) if isinstance(keys, list) and keys else ""),
+        names.DEAD_AT: int(at.timestamp() * 1000) if isinstance(at, datetime) else 0,
+    }
+
+
+def with_reason_of_delay(headers: dict[str, Any]) -> dict[str, Any]:
+    """`headers` of a message among the dead letters of the delays, as they came, with those that a dead letter has."""
+    deaths = headers.get("x-death")
+    death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else {}
+    keys, at = death.get("routing-keys"), death.get("time")
+    queue = str(keys[0]) if isinstance(keys, list) and keys else ""
+    return {
+        **headers,
+        names.REASON: "rejected",
+        names.REASON_TEXT: f"when its delay was over there was no queue {queue!r}, or none that delays lead to",
+        names.QUEUE: queue,
         names.DEAD_AT: int(at.timestamp() * 1000) if isinstance(at, datetime) else 0,
     }

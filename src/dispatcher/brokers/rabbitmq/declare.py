@@ -13,18 +13,18 @@ from typing import TypeAlias
 
 from ...amqp.channel import Channel
 from ...amqp.errors import AccessRefused, NotFound, PreconditionFailed, ReplyError, ResourceLocked
-from ...amqp.methods import ExchangeDeclare, Method, QueueBind, QueueDeclare
+from ...amqp.methods import ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare
 from ...errors import TopologyMismatch
 from ...model.topology import Topology
 from ..base import TopologyDiffers
 from ..differences import mismatch
 from .inequivalent import Declaration, Found, differences_of, read_refusal
-from .ladder import is_service
+from .ladder import LOST_QUEUE, is_service
 from .plan import plan_of
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
 from .version import Features
 
-__all__ = ["OpenChannel", "compare", "declare"]
+__all__ = ["OpenChannel", "compare", "declare", "has_ladder"]
 
 OpenChannel: TypeAlias = Callable[[], Awaitable[Channel]]
 Tell: TypeAlias = Callable[[TopologyDiffers], None]
@@ -34,27 +34,42 @@ MAX_DIFFERENCES = 16
 """The most arguments of one queue that are looked at; there are fewer that the broker compares."""
 
 
-async def declare(open_channel: OpenChannel, topology: Topology, features: Features, on_difference: Tell) -> None:
-    """Make `topology` true according to its mode.
+async def declare(
+    open_channel: OpenChannel,
+    topology: Topology,
+    features: Features,
+    on_difference: Tell,
+    *,
+    with_ladder: bool = True,
+) -> bool:
+    """Make `topology` true according to its mode; whether all of it is, delays and the ways back from them included.
 
     `create`: what is absent is created, what is there is used as it is, and each difference that can be seen is told.
     `verify`: creates nothing; `TopologyMismatch` names everything that is absent or different. The ladder is not looked at.
     `never`: asks for the exchange's type only.
 
     An exchange of another type is a `TopologyMismatch` in every mode. Other refusals of the broker come as the
-    `AmqpError` they are.
+    `AmqpError` they are. `with_ladder` False: see `plan_of`.
     """
-    plan = plan_of(topology, features)
+    plan = plan_of(topology, features, with_ladder=with_ladder)
+    is_whole = False
     match topology.declare:
         case "create":
-            await _create(open_channel, plan, on_difference)
+            is_whole = await _create(open_channel, plan, on_difference)
         case "verify":
             await _verify(open_channel, topology, plan)
         case "never":
             await _check_type(open_channel, plan.exchanges[0])
-            return
+            return False
     for note in plan.notes:
         on_difference(note)
+    return is_whole
+
+
+async def has_ladder(open_channel: OpenChannel) -> bool:
+    """Whether the ladder is there, by one of its queues; False where this user may not know."""
+    [refusal] = await _ask(open_channel, [QueueDeclare(queue=LOST_QUEUE, passive=True)])
+    return refusal is None
 
 
 async def compare(open_channel: OpenChannel, spec: Spec) -> list[TopologyDiffers] | None:
@@ -75,7 +90,7 @@ async def compare(open_channel: OpenChannel, spec: Spec) -> list[TopologyDiffers
 # --- create ---------------------------------------------------------------------------------------------------------
 
 
-async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> None:
+async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
     everything: list[Spec] = [*plan.exchanges, *plan.queues]
     for ours in (False, True):
         specs = [spec for spec in everything if is_service(spec.name) is ours]
@@ -92,7 +107,7 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> None:
                 raise refusal
         if not ours:
             await _check_present(open_channel, denied)
-    await _bind(open_channel, plan)
+    return await _bind(open_channel, plan)
 
 
 async def _check_present(open_channel: OpenChannel, denied: Sequence[Spec]) -> None:
@@ -106,14 +121,19 @@ async def _check_present(open_channel: OpenChannel, denied: Sequence[Spec]) -> N
         )
 
 
-async def _bind(open_channel: OpenChannel, plan: Plan) -> None:
+async def _bind(open_channel: OpenChannel, plan: Plan) -> bool:
+    """Bind what is to be bound; whether all of the bindings of delays are there."""
+    is_whole = True
     for ours in (False, True):
         bindings = [binding for binding in plan.bindings if is_service(binding.source) is ours]
         for refusal in await _ask(open_channel, [_binding(binding) for binding in bindings], until_denied=ours):
-            # Whether a binding exists cannot be asked. No ladder, and no right to make it: the sender of a delay is told.
-            if refusal is None or isinstance(refusal, AccessRefused) or (ours and isinstance(refusal, NotFound)):
+            if refusal is None:
                 continue
-            raise refusal
+            # Whether a binding exists cannot be asked. No ladder, and no right to make it: the sender of a delay is told.
+            if not isinstance(refusal, AccessRefused) and not (ours and isinstance(refusal, NotFound)):
+                raise refusal
+            is_whole = is_whole and not ours
+    return is_whole
 
 
 # --- verify and never -----------------------------------------------------------------------------------------------
@@ -230,7 +250,11 @@ def _passive(spec: Spec) -> Declaration:
     return QueueDeclare(queue=spec.name, passive=True)
 
 
-def _binding(spec: BindingSpec) -> QueueBind:
+def _binding(spec: BindingSpec) -> QueueBind | ExchangeBind:
+    if spec.to_exchange:
+        return ExchangeBind(
+            destination=spec.destination, source=spec.source, routing_key=spec.routing_key, arguments=spec.arguments
+        )
     return QueueBind(
         queue=spec.destination, exchange=spec.source, routing_key=spec.routing_key, arguments=spec.arguments
     )

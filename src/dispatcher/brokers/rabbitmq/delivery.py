@@ -10,8 +10,8 @@ from ...amqp.properties import Properties
 from ...errors import DeliveryLost
 from ...model import headers as names
 from ...model.topology import DELAY_EXCHANGE
-from .deaths import with_reason
-from .ladder import is_service, strip
+from .deaths import with_reason, with_reason_of_delay
+from .ladder import LOST_QUEUE, is_service, strip
 
 __all__ = ["DeliveringConsumer", "RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
 
@@ -28,6 +28,8 @@ def raw_headers(properties: Properties) -> dict[str, Any]:
 def read_headers(properties: Properties, queue: str) -> dict[str, Any]:
     """The headers of a message of `queue`, without what the way to it left there."""
     headers = raw_headers(properties)
+    if queue == LOST_QUEUE:
+        return strip(with_reason_of_delay(headers))
     return with_reason(strip(headers), queue) if headers else {}
 
 

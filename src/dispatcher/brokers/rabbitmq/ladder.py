@@ -8,18 +8,19 @@ set; the message enters at its highest bit and goes down the ladder, through the
         | has it not (its alternate exchange)                    v
         +----------------------------------------------> exchange dispatcher.delay.4, and so on down to
 
-    exchange dispatcher.delay.due  --- for exchange X ---> queue dispatcher.delay.to.X  ---> exchange X
+    exchange dispatcher.delay.due  --- for exchange X ---> exchange dispatcher.delay.for.X
+        |                                                    |  a key that was declared           any other key
+        | for a queue, whose name is the routing key         v                                    v
+        v                                                 queue dispatcher.delay.to.X   queue dispatcher.delay.other.X
+    exchange dispatcher.delay                                |                                    |
+        |                                                    +-----------> exchange X <-----------+
+        +--- the queue has a maximum length ---> queue dispatcher.delay.back.q --+
+        v                                                                        |
+    exchange dispatcher.delay.queues ---> the queue by its name  <---------------+
         |
-        | for a queue, whose name is the routing key
+        | there is no such queue, and it has been on the ladder
         v
-    exchange dispatcher.delay  --- the queue has a maximum length ---> queue dispatcher.delay.back.q --+
-        |                                                                                              |
-        v                                                                                              |
-    exchange dispatcher.delay.queues ---> the queue by its name  <-------------------------------------+
-        |
-        | there is no such queue any more
-        v
-    queue dispatcher.delay.lost
+    queue dispatcher.delay.dead
 
 All messages of one level wait equally long, so that none stands in another's way, and no message meets one level twice.
 The routing key is the target's from the first hop to the last. Every hop is at-least-once: the level forgets a message
@@ -29,22 +30,27 @@ RabbitMQ 4.0 to 4.2 looks for what is due at the head of the messages of high pr
 that waits may hide one of the other kind that is due. There, priorities above 4 have a ladder of their own, beside.
 
 The last queues are bulkheads. RabbitMQ has at most 32 messages on their way out of one queue, and offers those that
-nobody takes again every three minutes: what a deleted binding or a full queue leaves in `to.X` or `back.q` holds up the
-delays to X or to q, and no one else's. A retry thus finds room beside a full queue, and comes back to it in time.
+nobody takes again every three minutes: what a full queue leaves in `back.q` holds up the delays to q and no one
+else's, and what nobody has bound to X waits in `other.X`, where it holds up no key that was declared. A retry
+thus finds room beside a full queue, and comes back to it in time.
+
+What comes to `dispatcher.delay` without a delay and finds no queue is returned to who published it. What has been on the
+ladder cannot be: whoever sends it there asks first, with `way_key`, whether the queue is bound.
 
 Nothing here talks to a broker. Sources: RabbitMQ's pages on TTL, dead letter exchanges, quorum queues and alternate exchanges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from ...errors import ConfigError
 from ...model import headers as names
-from ...model.topology import DELAY_EXCHANGE, check_name
+from ...model.topology import DELAY_EXCHANGE, MAX_SHORT_STRING, check_name, dead_queue
 from ..base import DEFAULT_PRIORITY
 from .specs import Arguments, BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
@@ -60,6 +66,7 @@ __all__ = [
     "ladder",
     "level_names",
     "strip",
+    "way_key",
     "way_to_exchange",
     "way_to_queue",
 ]
@@ -72,9 +79,15 @@ MAX_DELAY_MS = 3653 * 86_400_000
 SERVICE_PREFIX = DELAY_EXCHANGE + "."
 DUE_EXCHANGE = SERVICE_PREFIX + "due"
 QUEUES_EXCHANGE = SERVICE_PREFIX + "queues"
-LOST_QUEUE = SERVICE_PREFIX + "lost"
+LOST_QUEUE = dead_queue(DELAY_EXCHANGE)
+"""The dead letters of the ladder itself: what came due for a queue that was deleted meanwhile."""
+
+FOR_EXCHANGE = SERVICE_PREFIX + "for."
 TO_EXCHANGE = SERVICE_PREFIX + "to."
+OTHER_KEYS = SERVICE_PREFIX + "other."
 BACK_TO_QUEUE = SERVICE_PREFIX + "back."
+PROBE_QUEUE = SERVICE_PREFIX + "probe"
+HAS_WAY = SERVICE_PREFIX + "way."
 
 PLAIN_LANE = SERVICE_PREFIX
 HIGH_LANE = SERVICE_PREFIX + "high."
@@ -103,6 +116,7 @@ def detour(delay_ms: int, exchange: str, *, due_at_ms: int, priority: int, featu
     headers: dict[str, str | int | bool] = {
         names.DELAY_PREFIX + str(level): True for level in range(LEVELS) if steps >> level & 1
     }
+    headers[names.DELAYED] = True
     headers[names.DELAY_DUE] = due_at_ms
     if exchange != DELAY_EXCHANGE:
         headers[names.DELAY_TO] = exchange
@@ -133,7 +147,13 @@ def strip(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _OF_THE_WAY = frozenset(
-    (names.PUBLISH, names.DELAY_TO, names.DELAY_DUE, *(names.DELAY_PREFIX + str(level) for level in range(LEVELS)))
+    (
+        names.PUBLISH,
+        names.DELAYED,
+        names.DELAY_TO,
+        names.DELAY_DUE,
+        *(names.DELAY_PREFIX + str(level) for level in range(LEVELS)),
+    )
 )
 
 
@@ -146,13 +166,16 @@ def ladder(features: Features) -> Plan:
     """All levels, and what follows on the last."""
     ends = Plan(
         exchanges=(
-            ExchangeSpec(LOST_QUEUE, "fanout"),
+            ExchangeSpec(LOST_QUEUE, "headers"),
             ExchangeSpec(QUEUES_EXCHANGE, "direct", _else(LOST_QUEUE)),
             ExchangeSpec(DELAY_EXCHANGE, "direct", _else(QUEUES_EXCHANGE)),
             ExchangeSpec(DUE_EXCHANGE, "headers", _else(DELAY_EXCHANGE)),
         ),
-        queues=(QueueSpec(LOST_QUEUE, {"x-queue-type": "quorum", "x-delivery-limit": UNREACHABLE_DELIVERY_LIMIT}),),
-        bindings=(BindingSpec(LOST_QUEUE, LOST_QUEUE),),
+        queues=(
+            QueueSpec(LOST_QUEUE, {"x-queue-type": "quorum", "x-delivery-limit": UNREACHABLE_DELIVERY_LIMIT}),
+            QueueSpec(PROBE_QUEUE, {"x-queue-type": "quorum", "x-message-ttl": 0}),
+        ),
+        bindings=(BindingSpec(LOST_QUEUE, LOST_QUEUE, arguments=_has(names.DELAYED, True)),),
     )
     return join([ends, *(_rung(lane, level) for lane in _lanes(features) for level in range(LEVELS))])
 
@@ -169,13 +192,21 @@ def _rung(lane: str, level: int) -> Plan:
     )
 
 
-def way_to_exchange(exchange: str) -> Plan:
-    """What leads a delayed message on to `exchange`. `ConfigError` if its name leaves no room for ours."""
-    check_name("exchange name", exchange, room=len(TO_EXCHANGE))
-    name = TO_EXCHANGE + exchange
+def way_to_exchange(exchange: str, keys: Iterable[str]) -> Plan:
+    """What leads delayed messages on to `exchange`; `keys` are those that queues are bound to it with.
+
+    `ConfigError` if its name leaves no room for ours.
+    """
+    check_name("exchange name", exchange, room=len(OTHER_KEYS))
+    sorting, known, other = FOR_EXCHANGE + exchange, TO_EXCHANGE + exchange, OTHER_KEYS + exchange
     return Plan(
-        queues=(_transit(name, 0, exchange),),
-        bindings=(BindingSpec(DUE_EXCHANGE, name, arguments=_has(names.DELAY_TO, exchange)),),
+        exchanges=(ExchangeSpec(other, "fanout"), ExchangeSpec(sorting, "direct", _else(other))),
+        queues=(_transit(known, 0, exchange), _transit(other, 0, exchange)),
+        bindings=(
+            BindingSpec(other, other),
+            *(BindingSpec(sorting, known, key) for key in keys),
+            BindingSpec(DUE_EXCHANGE, sorting, arguments=_has(names.DELAY_TO, exchange), to_exchange=True),
+        ),
     )
 
 
@@ -183,15 +214,30 @@ def way_to_queue(queue: str, *, bounded: bool) -> Plan:
     """What leads retries and snoozes back to `queue`, which may be full if it is `bounded`.
 
     The way round by `back.q` is preferred to the straight one rather than put in its place, so that a queue that had
-    no bound when it was first declared does not get two copies.
+    no bound when it was first declared does not get two copies. What `way_key` asks for is bound last.
     """
-    straight = Plan(bindings=(BindingSpec(QUEUES_EXCHANGE, queue, queue),))
+    straight = Plan(
+        bindings=(
+            BindingSpec(QUEUES_EXCHANGE, queue, queue),
+            BindingSpec(QUEUES_EXCHANGE, PROBE_QUEUE, way_key(queue)),
+        )
+    )
     if not bounded:
         return straight
     check_name("name of a queue with a max_length", queue, room=len(BACK_TO_QUEUE))
     name = BACK_TO_QUEUE + queue
     way_round = Plan(queues=(_transit(name, 0, QUEUES_EXCHANGE),), bindings=(BindingSpec(DELAY_EXCHANGE, name, queue),))
-    return join([straight, way_round])
+    return join([way_round, straight])
+
+
+def way_key(queue: str) -> str:
+    """The key with which a message to `DELAY_EXCHANGE` is returned if `queue` has no way back, and else vanishes.
+
+    AMQP cannot be asked for bindings. Of a name that leaves no room for ours it has a digest.
+    """
+    name = queue.encode("utf-8", "surrogatepass")
+    is_short = len(name) <= MAX_SHORT_STRING - len(HAS_WAY)
+    return HAS_WAY + (queue if is_short else hashlib.blake2b(name, digest_size=16).hexdigest())
 
 
 def level_names(features: Features) -> tuple[str, ...]:

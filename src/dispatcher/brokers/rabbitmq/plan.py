@@ -30,11 +30,13 @@ from .version import Features
 __all__ = ["Rights", "definitions", "plan_of", "roles"]
 
 
-def plan_of(topology: Topology, features: Features) -> Plan:
+def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True) -> Plan:
     """Everything that must exist for `topology`, in an order in which it can be created.
 
-    A queue that is asked for and has the name of another one's dead letters is made as it is asked for.
-    `ConfigError` for a name that is ours, or too long for the names made of it.
+    `with_ladder` False: the ladder of delays, which all topologies of a vhost share, is known to be there.
+
+    A queue that is asked for and has the name of another one's dead letters is made as it is asked for. `ConfigError`
+    for a name that is ours, or too long for the names made of it.
     """
     _check_not_ours("exchange", topology.exchange)
     for queue in topology.queues:
@@ -43,8 +45,8 @@ def plan_of(topology: Topology, features: Features) -> Plan:
     return join(
         [
             exchanges,
-            ladder(features),
-            way_to_exchange(topology.exchange),
+            ladder(features) if with_ladder else Plan(),
+            way_to_exchange(topology.exchange, (key for queue in topology.queues for key in queue.binding_keys)),
             *(_queue(topology.exchange, queue, features) for queue in topology.queues),
             *(_dead_letters(queue) for queue in topology.queues),
         ]
@@ -127,7 +129,7 @@ def definitions(plan: Plan, vhost: str) -> dict[str, Any]:
                 "source": spec.source,
                 "vhost": vhost,
                 "destination": spec.destination,
-                "destination_type": "queue",
+                "destination_type": "exchange" if spec.to_exchange else "queue",
                 "routing_key": spec.routing_key,
                 "arguments": dict(spec.arguments),
             }

@@ -183,15 +183,11 @@ class ExchangePublisher:
             self._suspects = 0
             publish.fail(BrokerBlocked(f"the broker takes no messages now: {reason}", uuid=publish.message.uuid))
 
-    async def answered(self, timeout_seconds: float) -> None:
-        """Wait until the broker has answered everything that was published, or until the time is over."""
+    async def answered(self) -> None:
+        """Wait until the broker has answered everything that was published, or the session has ended."""
         self._emptied = asyncio.Event()
         self._note_answers()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._emptied.wait()
-        except TimeoutError:
-            pass  # what is left fails with the session's end
+        await self._emptied.wait()
 
     def _note_answers(self) -> None:
         unanswered = self._channel.state.confirms if self._channel is not None else None

@@ -7,7 +7,8 @@ would stop with it. The consuming one is opened when it is first needed: who onl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import time
 
 from ...amqp.channel import Channel
@@ -19,45 +20,33 @@ from ...errors import (
     ConfigError,
     ConnectionLost,
     DispatcherError,
+    PublishRefused,
+    TopologyMissing,
 )
-from ...model.topology import DELAY_EXCHANGE, Queue, Topology, check_name
+from ...model.topology import DELAY_EXCHANGE, Topology
 from ..base import DEFAULT_PRIORITY, Blocked, Connected, Disconnected, Message, OnEvent, TopologyDiffers, Unblocked
 from .consuming import RabbitConsumer
-from .declare import declare
+from .declare import OpenChannel, declare, has_ladder
 from .inspector import RabbitInspector
-from .ladder import detour, is_service
+from .known import Known
+from .ladder import detour, is_service, level_names
 from .publishing import ExchangePublisher, Limits, Publish
 from .translate import lost, refusal
 from .version import Features, features_of, server_version
+from .ways import Ways
 
-__all__ = ["Known", "Opener", "RabbitSession"]
+__all__ = ["Opener", "RabbitSession"]
 
 CONSUMER_TIMEOUT = "x-consumer-timeout"
 LONGEST_TIMEOUT_MS = 10 * 365 * 86_400_000
 """What we ask for as that where it is heeded: how long a task may run is for its own timeout to say."""
 
 CLOSE_SECONDS = 5.0
-"""How long a close waits for the answers to what was published before it."""
+MUTE_CLOSE_SECONDS = 1.0
+"""How long a close waits for the answers of the broker, all in all; the second if that has not answered before, either."""
 
 Opener = Callable[[str, Callable[[str], None], Callable[[], None]], Awaitable[Connection]]
 """Opens a connection of that role to the same broker."""
-
-
-class Known:
-    """What the sessions of one broker object have in common: the queues they declared, the differences already told."""
-
-    def __init__(self) -> None:
-        self.queues: dict[str, Queue] = {}
-        self.told: set[TopologyDiffers] = set()
-        self.routes: set[str] = set()
-        self.default_priority: int | None = None
-
-    def add(self, queues: Iterable[Queue]) -> None:
-        """Note what was declared. Among classic queues with priorities one without a priority would be the lowest."""
-        for queue in queues:
-            self.queues[queue.name] = queue
-            if queue.max_priority is not None:
-                self.default_priority = DEFAULT_PRIORITY
 
 
 class RabbitSession:
@@ -76,6 +65,8 @@ class RabbitSession:
         self._publishers: dict[str, ExchangePublisher] = {}
         self._publishers_of: dict[str, ExchangePublisher] = {}  # by each exchange's name: those of the ladder share one
         self._limits = Limits()
+        self._ways = Ways(self.publish)
+        self._has_seen_ladder = False
         self._consumers: list[RabbitConsumer] = []
         self._blocked: str | None = None
         self._ended = False
@@ -114,11 +105,31 @@ class RabbitSession:
     async def declare(self, topology: Topology) -> None:
         self._check()
         assert self._publishing is not None
+        open_channel = self._publishing.open_channel
         try:
-            await declare(self._publishing.open_channel, topology, self._features, self._tell)
+            is_whole = await declare(
+                open_channel,
+                topology,
+                self._features,
+                self._tell,
+                with_ladder=not await self._has_ladder(open_channel),
+            )
         except AmqpError as error:
             raise refusal(error, f"declaring the topology of exchange {topology.exchange!r}") from error
-        self._known.add(topology.queues)
+        self._known.add(topology)
+        if is_whole:
+            self._has_seen_ladder = True
+            self._known.ladder = level_names(self._features)
+            self._ways.add(queue.name for queue in topology.queues)
+
+    async def _has_ladder(self, open_channel: OpenChannel) -> bool:
+        """Whether the ladder need not be declared: it was by this program, and a look says that it is still there.
+
+        A fleet that comes back after its broker would else declare it a thousand times at once.
+        """
+        if not self._has_seen_ladder and self._known.ladder == level_names(self._features):
+            self._has_seen_ladder = await has_ladder(open_channel)
+        return self._has_seen_ladder
 
     def _tell(self, difference: TopologyDiffers) -> None:
         if difference not in self._known.told:
@@ -129,49 +140,62 @@ class RabbitSession:
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
+        ready_at_ms = message.ready_at_ms
+        delay_ms = 0 if ready_at_ms is None else ready_at_ms - int(time() * 1000)
+        if delay_ms > 0 and message.exchange == DELAY_EXCHANGE and not self._ways.is_sure(message.routing_key):
+            self._publish_once_sure(message, future)
+        else:
+            self._publish(message, delay_ms, future)
+        return future
+
+    def _publish_once_sure(self, message: Message, future: asyncio.Future[None]) -> None:
+        """Publish once it is known that the message can come back to its queue."""
+
+        def answered(asked: asyncio.Future[None]) -> None:
+            error = asked.exception()
+            if future.done():
+                pass  # who waited for it gave up
+            elif error is not None:
+                future.set_exception(error)
+            else:
+                self._publish(message, max(1, (message.ready_at_ms or 0) - int(time() * 1000)), future)
+
+        try:
+            self._ways.ask(message.routing_key).add_done_callback(answered)
+        except DispatcherError as error:
+            future.set_exception(error)
+
+    def _publish(self, message: Message, delay_ms: int, future: asyncio.Future[None]) -> None:
         try:
             self._check()
             if self._blocked is not None:
                 raise BrokerBlocked(f"the broker takes no messages now: {self._blocked}", uuid=message.uuid)
-            publish = self._prepare(message, future)
+            publish = self._prepare(message, delay_ms, future)
         except DispatcherError as error:
             future.set_exception(error)
         else:
             publisher = self._publishers_of.get(publish.exchange) or self._publisher(publish.exchange)
             publisher.publish(publish)
-        return future
 
-    def _prepare(self, message: Message, future: asyncio.Future[None]) -> Publish:
-        if message.routing_key not in self._known.routes:
-            self._check_route(message)
-        headers = message.headers or {}
-        exchange = message.exchange
-        if message.ready_at_ms is not None:
-            delay_ms = message.ready_at_ms - int(time() * 1000)
-            if delay_ms > 0:
-                way = detour(
-                    delay_ms,
-                    exchange,
-                    due_at_ms=message.ready_at_ms,
-                    priority=DEFAULT_PRIORITY if message.priority is None else message.priority,
-                    features=self._features,
-                )
-                exchange, headers = way.exchange, {**headers, **way.headers}
+    def _prepare(self, message: Message, delay_ms: int, future: asyncio.Future[None]) -> Publish:
+        exchange, headers = message.exchange, message.headers or {}
         try:
-            return Publish(exchange, message, headers, future, self._known.default_priority)
+            priority = self._known.priorities[exchange, message.routing_key]
+        except KeyError:
+            priority = self._known.add_route(exchange, message.routing_key)
+        if delay_ms > 0:
+            way = detour(
+                delay_ms,
+                exchange,
+                due_at_ms=message.ready_at_ms or 0,
+                priority=DEFAULT_PRIORITY if message.priority is None else message.priority,
+                features=self._features,
+            )
+            exchange, headers = way.exchange, {**headers, **way.headers}
+        try:
+            return Publish(exchange, message, headers, future, priority)
         except ArgumentError as error:
             raise ArgumentError(f"headers of message {message.uuid!r}: {error}") from error
-
-    def _check_route(self, message: Message) -> None:
-        """A route that cannot travel would end the channel, and with it the publishes of others."""
-        try:
-            check_name("exchange", message.exchange)
-            check_name("routing key", message.routing_key)
-        except ConfigError as error:
-            raise ArgumentError(str(error)) from None
-        if len(self._known.routes) > 10_000:
-            self._known.routes.clear()
-        self._known.routes.add(message.routing_key)
 
     def _publisher(self, exchange: str) -> ExchangePublisher:
         key = DELAY_EXCHANGE if is_service(exchange) else exchange
@@ -230,7 +254,15 @@ class RabbitSession:
             consumer.end()
             await channel.close()
             raise
+        if not self._ways.is_sure(queue):
+            self._ways.ask(queue).add_done_callback(partial(self._tell_of_way, queue))
         return consumer
+
+    def _tell_of_way(self, queue: str, asked: asyncio.Future[None]) -> None:
+        error = asked.exception()
+        if isinstance(error, TopologyMissing | PublishRefused):
+            found = f"none, and retries and snoozes wait in their worker until there is one ({error})"
+            self._tell(TopologyDiffers(f"way back from the delays to queue {queue!r}", "one", found))
 
     def _forget(self, consumer: RabbitConsumer) -> None:
         if consumer in self._consumers:
@@ -301,13 +333,24 @@ class RabbitSession:
         if self._ended:
             return
         self._ended = True
-        if self._blocked is None:
-            await asyncio.gather(*[publisher.answered(CLOSE_SECONDS) for publisher in self._publishers.values()])
-        await asyncio.gather(*[consumer.close() for consumer in self._consumers])
-        self._let_go(ConnectionLost("this session was closed"))
+        is_mute = any(consumer.is_unanswered for consumer in self._consumers)
         connections = [one for one in (self._consuming, self._publishing) if one is not None]
-        await asyncio.gather(*[connection.close() for connection in connections])
+        try:
+            async with asyncio.timeout(MUTE_CLOSE_SECONDS if is_mute else CLOSE_SECONDS):
+                await asyncio.gather(self._all_answered(), *[consumer.close() for consumer in self._consumers])
+                self._let_go(ConnectionLost("this session was closed"))
+                await asyncio.gather(*[connection.close() for connection in connections])
+        except TimeoutError:
+            # The broker takes back what was not settled when the connection ends; of what was published nobody knows.
+            self._let_go(ConnectionLost("this session was closed before the broker had answered"))
+        for connection in connections:
+            connection.abort()
         self._closed.set_result(None)
+
+    async def _all_answered(self) -> None:
+        """Wait for what the broker has to say of each publish; while an alarm blocks it, that is nothing."""
+        if self._blocked is None:
+            await asyncio.gather(*[publisher.answered() for publisher in self._publishers.values()])
 
 
 def _ignore(reason: str) -> None:

@@ -36,12 +36,16 @@ class QueueSpec(msgspec.Struct, frozen=True):
 
 
 class BindingSpec(msgspec.Struct, frozen=True):
-    """What exchange `source` hands on to queue `destination`. Source, destination and key tell two of ours apart."""
+    """What exchange `source` hands on to queue `destination`, or to an exchange of that name.
+
+    Source, destination and key tell two of ours apart.
+    """
 
     source: str
     destination: str
     routing_key: str = ""
     arguments: Arguments = {}
+    to_exchange: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from ...brokers.rabbitmq.declare import compare
 from ...brokers.rabbitmq.ladder import LOST_QUEUE, is_service
 from ...brokers.rabbitmq.specs import ExchangeSpec, Plan, QueueSpec
 from ...errors import TopologyMismatch
+from ...model.topology import DELAY_EXCHANGE
 from .findings import Finding, Tell, note, ok, warning, wrong
 from .link import Answer, Link
 from .rights import may_configure
@@ -178,7 +179,7 @@ def _lost(count: int) -> Finding:
     return warning(
         f"queue {LOST_QUEUE!r}",
         f"{count} delayed messages came due after their queue had been deleted",
-        "declare their queues again and move them there, with RabbitMQ's shovel say; or purge it",
+        f"see 'dispatcher dead list -Q {DELAY_EXCHANGE}'; declare their queues again, then replay them, or purge them",
     )
 
 

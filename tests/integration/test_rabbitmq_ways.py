@@ -1,0 +1,285 @@
+"""Where a message goes on RabbitMQ when it is delayed, retried or sent by somebody else: never to a place that nobody knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from amqp_wire import Wire, soon, wire
+from rabbitmq_admin import Admin
+from server_bench import Recorder, eventually
+
+from dispatcher import (
+    Queue,
+    RetryPolicy,
+    Server,
+    ServerConfig,
+    Task,
+    TaskConfig,
+    TopologyMissing,
+    Unroutable,
+    WorkerConfig,
+)
+from dispatcher.amqp.methods import ExchangeDeclare, QueueBind, QueueDeclare, QueueDelete
+from dispatcher.brokers import open_broker
+from dispatcher.brokers.base import Broker, Message, Session
+from dispatcher.brokers.rabbitmq import declare as declare_module
+from dispatcher.brokers.rabbitmq.ladder import LOST_QUEUE, level_names
+from dispatcher.model.topology import DELAY_EXCHANGE, Topology
+from dispatcher.ops.dead_letters import Filter, dead_letters, replay
+
+SOON = RetryPolicy(max_attempts=2, backoff="constant", base_seconds=0.2, jitter=False)
+HOUR_MS = 3_600_000
+MORE_THAN_AT_ONCE = 40
+"""RabbitMQ has 32 messages on their way out of a queue: with more that nobody takes, it stands still."""
+
+
+@pytest.fixture
+async def stranger(vhost_url: str) -> AsyncIterator[Wire]:
+    """Another program on the same broker."""
+    async with wire(vhost_url) as stranger:
+        yield stranger
+
+
+@pytest.fixture
+def broker(vhost_url: str) -> Broker:
+    return open_broker(vhost_url)
+
+
+@pytest.fixture
+async def session(broker: Broker) -> AsyncIterator[Session]:
+    session = await soon(broker.connect(name="test", on_event=lambda event: None))
+    yield session
+    await soon(session.close())
+
+
+async def as_a_go_program_declares_it(stranger: Wire) -> None:
+    await stranger.call(
+        ExchangeDeclare(exchange="ex", type="direct", durable=True),
+        QueueDeclare(queue="q", durable=True),
+        QueueBind(queue="q", exchange="ex", routing_key="rk"),
+    )
+
+
+# --- ways back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_ladder", [True, False])
+async def test_a_retry_waits_in_its_worker_until_there_is_a_way_back(
+    vhost: str, vhost_url: str, stranger: Wire, broker_admin: Admin, recorder: Recorder, has_ladder: bool
+) -> None:
+    """A queue that another program made and nobody has declared with us: a delayed copy would not come back to it.
+
+    The worker says so when it starts; the task is not acked; once somebody has declared the queue the retry is sent.
+    """
+    await as_a_go_program_declares_it(stranger)
+    if has_ladder:
+        await stranger.declare(Topology("another", (Queue("another"),)))
+    attempts: list[int] = []
+
+    async def flaky() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError("fails once")
+
+    async def held() -> tuple[int, int]:
+        return (await asyncio.to_thread(broker_admin.counts, vhost))["q"]
+
+    config = ServerConfig(url=vhost_url, exchange="ex", default_routing_key="rk", declare="never", observers=[recorder])
+    async with await Server.connect(config) as server:
+        worker = await server.new_worker(WorkerConfig("w", "q"), {"flaky": TaskConfig(flaky, retry=SOON)})
+        await worker.start()
+        (told,) = await recorder.wait_for("topology.differs")
+        assert "way back" in told.what and "'q'" in told.what
+        await server.publish(Task("flaky", uuid="u"))
+        failed = await recorder.wait_for("task.settle_failed", 2)
+        assert all("TopologyMissing" in event.error for event in failed)
+        await eventually(held, (0, 1))
+        await stranger.declare(Topology("ex", (Queue("q", ("rk",), type="classic"),)))
+        await recorder.wait_for("task.succeeded")
+        await eventually(held, (0, 0))
+    assert len(attempts) == 2
+    assert await stranger.count(LOST_QUEUE) == 0
+
+
+async def test_a_copy_without_a_delay_is_returned_where_there_is_no_way(stranger: Wire, session: Session) -> None:
+    """To its publisher, who keeps what it is a copy of."""
+    await as_a_go_program_declares_it(stranger)
+    await soon(session.declare(Topology("another", (Queue("another"),))))
+    with pytest.raises(Unroutable):
+        await soon(session.publish(Message(DELAY_EXCHANGE, "q", b"", "u")))
+    with pytest.raises(TopologyMissing, match="'q'"):
+        await soon(session.publish(Message(DELAY_EXCHANGE, "q", b"", "u", ready_at_ms=_in(HOUR_MS))))
+    await soon(session.publish(Message(DELAY_EXCHANGE, "another", b"", "u", ready_at_ms=_in(HOUR_MS))))
+
+
+async def test_a_way_is_asked_for_once(stranger: Wire, session: Session) -> None:
+    """By many at the same time, before anything is known; the question reaches nobody."""
+    await stranger.declare(Topology("ex", (Queue("q"),)))
+    copies = [Message(DELAY_EXCHANGE, "q", b"%d" % n, "u", ready_at_ms=1) for n in range(3)]
+    later = [Message(DELAY_EXCHANGE, "q", b"later", "u", ready_at_ms=_in(HOUR_MS)) for _ in range(100)]
+    await soon(asyncio.gather(*[session.publish(copy) for copy in (*copies, *later)]))
+    assert await stranger.count("q") == 3
+    assert sum([await stranger.count(level) for level in level_names(stranger.features)]) == 100
+
+
+async def test_keys_that_nobody_has_bound_hold_up_no_others(stranger: Wire, session: Session) -> None:
+    """A sender's slip of the pen, forty times: delays to a key that was declared go on, and so do retries."""
+    await soon(session.declare(Topology("ex", (Queue("q", ("rk",)),))))
+    due = [Message("ex", "no-such-key", b"typo", "u", ready_at_ms=_in(100)) for _ in range(MORE_THAN_AT_ONCE)]
+    await soon(asyncio.gather(*[session.publish(message) for message in due]))
+    await asyncio.sleep(0.3)  # they are due, and nobody takes them
+    async with stranger.consuming("q") as taken:
+        await soon(session.publish(Message("ex", "rk", b"task", "u", ready_at_ms=_in(100))))
+        await soon(session.publish(Message(DELAY_EXCHANGE, "q", b"retry", "u", ready_at_ms=_in(100))))
+        assert sorted(await taken.bodies(2)) == [b"retry", b"task"]
+
+
+async def test_a_key_that_another_program_has_bound_is_reached_by_delays(stranger: Wire, session: Session) -> None:
+    """It is none that was declared here: a Go worker's queue."""
+    await soon(session.declare(Topology("ex", (Queue("q", ("rk",)),))))
+    await stranger.call(
+        QueueDeclare(queue="go", durable=True), QueueBind(queue="go", exchange="ex", routing_key="go_key")
+    )
+    async with stranger.consuming("go") as taken:
+        await soon(session.publish(Message("ex", "go_key", b"for go", "u", ready_at_ms=_in(100))))
+        assert await taken.bodies(1) == [b"for go"]
+
+
+async def test_what_came_due_for_a_deleted_queue_is_a_dead_letter_with_a_reason(
+    stranger: Wire, session: Session
+) -> None:
+    """It is listed with the queue it was for, and can be replayed once that is there again."""
+    await soon(session.declare(Topology("ex", (Queue("q"), Queue("other")))))
+    body = b'{"uuid":"u","name":"task","args":[]}'
+    await soon(session.publish(Message(DELAY_EXCHANGE, "q", body, "u", {"mine": 1}, ready_at_ms=_in(300))))
+    await stranger.call(QueueDelete(queue="q"))
+
+    async def lost() -> int:
+        return await stranger.count(LOST_QUEUE)
+
+    await eventually(lost, 1)
+    [letter] = [letter async for letter in dead_letters(session.inspector, DELAY_EXCHANGE, Filter())]
+    assert (letter.uuid, letter.task, letter.queue, letter.reason) == ("u", "task", "q", "rejected")
+    assert "'q'" in letter.text and letter.dead_at_ms
+    assert (letter.message.headers or {})["mine"] == 1
+    report = await soon(replay(session, DELAY_EXCHANGE, Filter()))
+    assert (report.replayed, report.failed) == (0, 1)
+    await soon(session.declare(Topology("ex", (Queue("q"),))))
+    report = await soon(replay(session, DELAY_EXCHANGE, Filter()))
+    assert (report.replayed, report.failed) == (1, 0)
+    await eventually(lost, 0)
+    delivery = await soon(anext(await soon(session.consume("q", prefetch=1))))
+    assert (delivery.body, delivery.headers) == (body, {"mine": 1})
+
+
+# --- the ladder, once -----------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_follows_another_does_not_make_the_ladder_anew(
+    broker: Broker, stranger: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks whether it is there. Where it is not, it is made: the vhost may have been emptied meanwhile."""
+    asked: list[Any] = []
+    ask = declare_module._ask
+
+    async def noted(open_channel: Any, methods: Any, **options: Any) -> Any:
+        asked.extend(methods)
+        return await ask(open_channel, methods, **options)
+
+    monkeypatch.setattr(declare_module, "_ask", noted)
+    levels = set(level_names(stranger.features))
+
+    async def levels_declared() -> int:
+        asked.clear()
+        session = await soon(broker.connect(name="test", on_event=lambda event: None))
+        try:
+            for queue in ("q", "r"):  # as each worker of a server does
+                await soon(session.declare(Topology("ex", (Queue(queue),))))
+        finally:
+            await soon(session.close())
+        return len([method for method in asked if isinstance(method, QueueDeclare) and method.queue in levels])
+
+    assert await levels_declared() == len(levels)
+    assert await levels_declared() == 0
+    assert len(asked) < 40
+    await stranger.call(QueueDelete(queue=LOST_QUEUE))
+    assert await levels_declared() == len(levels)
+
+
+# --- priorities -----------------------------------------------------------------------------------------------------
+
+
+async def test_no_priority_is_four_wherever_a_queue_may_have_priorities(
+    broker: Broker, stranger: Wire, session: Session
+) -> None:
+    """A sender that did not declare the queue does not know; one that did, and knows that it has none, sends none."""
+    await stranger.declare(Topology("ex", (Queue("q", ("rk",), type="classic", max_priority=9),)))
+    for priority in (5, None, 3):
+        await soon(session.publish(Message("ex", "rk", b"%d" % (priority or 0), "u", priority=priority)))
+    async with stranger.consuming("q") as taken:
+        contents = [(await taken.next())[0] for _ in range(3)]
+    assert [content.properties.priority for content in contents] == [5, 4, 3]
+    await soon(session.declare(Topology("ex", (Queue("plain", ("plain",), type="classic"),))))
+    await soon(session.publish(Message("ex", "plain", b"", "u")))
+    async with stranger.consuming("plain") as taken:
+        assert (await taken.next())[0].properties.priority is None
+
+
+# --- headers of strangers -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def server(vhost_url: str, recorder: Recorder) -> AsyncIterator[Server]:
+    queue = Queue("q", ("rk",), type="classic")
+    config = ServerConfig(
+        url=vhost_url, exchange="ex", default_routing_key="rk", init_queues=[queue], observers=[recorder]
+    )
+    async with await Server.connect(config) as server:
+        yield server
+
+
+async def test_a_copy_goes_to_its_queue_alone(stranger: Wire, server: Server, recorder: Recorder) -> None:
+    """RabbitMQ sends a message to the keys in its header CC, too: its retry and its dead letter are for one queue."""
+    await stranger.declare(Topology("ex", (Queue("copies", ("copy", "q")),)))
+
+    async def fails() -> None:
+        raise ValueError("every time")
+
+    worker = await server.new_worker(WorkerConfig("w", "q"), {"task": TaskConfig(fails, retry=SOON)})
+    await worker.start()
+    body = b'{"uuid":"u","name":"task","args":null}'
+    await stranger.publish("ex", "rk", body, headers={"CC": ["copy", "q"], "mine": 1})
+    await recorder.wait_for("task.dead_lettered")
+    assert await stranger.count("q.dead") == 1
+    assert await stranger.count("copies") == 1
+    assert len(recorder.named("task.failed")) == 2
+
+
+@pytest.mark.parametrize(("size", "fate"), [(110_000, "task.retried"), (130_900, "task.dead_lettered")])
+async def test_headers_that_leave_hardly_any_room(
+    stranger: Wire, server: Server, recorder: Recorder, size: int, fate: str
+) -> None:
+    """Ours travel in the same frame: there is less of them, or, in the end, nothing of the sender's."""
+
+    async def fails() -> None:
+        raise ValueError("é" * 8_000 + "\U0001f600" * 8_000)
+
+    worker = await server.new_worker(WorkerConfig("w", "q"), {"task": TaskConfig(fails, retry=SOON)})
+    await worker.start()
+    await stranger.publish("ex", "rk", b'{"uuid":"u","name":"task","args":null}', headers={"mine": "x" * size})
+    await recorder.wait_for(fate)
+    await recorder.wait_for("task.dead_lettered")
+    [letter] = [letter async for letter in dead_letters(server.inspector, "q", Filter())]
+    assert letter.reason == "failed" and letter.error_type == "ValueError"
+    has_room = fate == "task.retried"
+    assert ("mine" in (letter.message.headers or {})) is has_room
+    assert ("left out" in letter.text) is not has_room
+    assert recorder.named("task.settle_failed") == []
+
+
+def _in(milliseconds: int) -> int:
+    return int(time.time() * 1000) + milliseconds
