@@ -137,7 +137,6 @@ REFUSALS = {
     "unknown user": (AuthenticationError, "refused the login"),
     "missing vhost": (AuthenticationError, "does it exist"),
     "vhost without permission": (AuthenticationError, "permissions there"),
-    "no such login mechanism": (AuthenticationError, "EXTERNAL"),
     "failed TLS verification": (ConfigError, "certificate"),
     "wrong exchange type": (TopologyMismatch, "fanout"),
 }
@@ -158,9 +157,6 @@ async def refusal(request: pytest.FixtureRequest, user: str, user_url: str, vhos
             return kind, f"{user_url}-that-is-not-there"
         case "vhost without permission":
             return kind, parts._replace(path="/%2F").geturl()
-        case "no such login mechanism":
-            host = parts.netloc.rpartition("@")[2]
-            return kind, parts._replace(netloc=host, query="auth_mechanism=external").geturl()
         case "failed TLS verification":
             port = request.getfixturevalue("untrusted_port")
             login = parts.netloc.rpartition("@")[0]
