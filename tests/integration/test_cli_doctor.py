@@ -21,7 +21,7 @@ from rabbitmq_url import RabbitMq
 from tcp_proxy import TcpProxy, free_port
 from tls_certificates import Certificates
 
-from dispatcher.amqp.methods import ExchangeDeclare, QueueDeclare, QueueDelete
+from dispatcher.amqp.methods import ExchangeDeclare, QueueDeclare, QueueDelete, QueueUnbind
 from dispatcher.brokers.rabbitmq.plan import roles
 from dispatcher.model.topology import DELAY_EXCHANGE, Queue, Topology
 
@@ -226,10 +226,33 @@ def test_a_ladder_of_somebody_else(cli: Cli, vhost_url: str) -> None:
 def test_delayed_messages_that_nobody_wants(cli: Cli, vhost_url: str) -> None:
     """Their queue was deleted: they are counted, with what to do."""
     declared(vhost_url)
-    on(vhost_url, lambda broker: broker.publish(DELAY_EXCHANGE, "deleted", b"1", b"2"))
+
+    async def two_come_due(broker: Wire) -> None:
+        await broker.publish_delayed(1, DELAY_EXCHANGE, "deleted", b"1", b"2")
+        while await broker.count("dispatcher.delay.dead") < 2:
+            await asyncio.sleep(0.05)
+
+    on(vhost_url, two_come_due)
     code, found = examined(cli, vhost_url, "shop:app")
     assert (code, found["queue 'dispatcher.delay.dead'"]["status"]) == (0, "warning")
     assert found["queue 'dispatcher.delay.dead'"]["text"].startswith("2 delayed messages")
+
+
+@pytest.mark.parametrize(("mode", "code", "status"), [("create", 0, "warning"), ("verify", 78, "wrong")])
+def test_a_queue_that_no_retry_comes_back_to(cli: Cli, vhost_url: str, mode: str, code: int, status: str) -> None:
+    """It is there, and bound to the exchange; the delays do not lead to it."""
+    declared(vhost_url)
+    way = QueueUnbind(
+        queue="dispatcher.delay.probe",
+        exchange="dispatcher.delay.queues",
+        routing_key="dispatcher.delay.way.reports",
+    )
+    write_app(cli, f"declare={mode!r}")
+    assert examined(cli, vhost_url, "shop:app")[1]["ways back"]["status"] == "ok"
+    on(vhost_url, lambda broker: broker.call(way))
+    exit_code, found = examined(cli, vhost_url, "shop:app")
+    assert (exit_code, found["ways back"]["status"]) == (code, status)
+    assert "'reports'" in found["ways back"]["text"] and "'emails'" not in found["ways back"]["text"]
 
 
 def test_tasks_that_run_longer_than_the_broker_waits(cli: Cli, vhost_url: str, rabbitmq: RabbitMq) -> None:

@@ -37,6 +37,10 @@ _KINDS = (
 )
 """What the flags announce, from the highest bit down to 1 << 2."""
 
+_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _PRIORITY, _MESSAGE_ID = 1 << 15, 1 << 13, 1 << 12, 1 << 11, 1 << 7
+_USUAL = _CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _PRIORITY | _MESSAGE_ID
+"""What nearly every message has, and no more."""
+
 UNKNOWN = 0b10
 CONTINUED = 0b01
 """More flags follow: for classes with more properties than AMQP 0-9-1 has."""
@@ -263,26 +267,57 @@ def _parse(raw: bytes) -> list[Any]:
         flags = raw[0] << 8 | raw[1]
         if flags & (UNKNOWN | CONTINUED):
             raise ProtocolError(SYNTAX_ERROR, f"expected flags of the 14 properties of a message, got {flags:#06x}")
-        offset = 2
-        for place, kind in _announced(flags):
-            if kind == "shortstr":
-                start = offset + 1
-                offset = start + raw[offset]
-                try:
-                    values[place] = raw[start:offset].decode()
-                except UnicodeDecodeError:
-                    values[place] = decode_text(raw[start:offset])
-            elif kind == "octet":
-                values[place] = raw[offset]
-                offset += 1
-            elif kind == "table":
-                values[place] = offset
-                offset += 4 + _LENGTH.unpack_from(raw, offset)[0]
-            else:
-                values[place] = _TIMESTAMP.unpack_from(raw, offset)[0]
-                offset += 8
+        offset = (_read_any if flags & ~_USUAL else _read_usual)(raw, flags, values)
     except (IndexError, struct.error):
         raise ProtocolError(SYNTAX_ERROR, f"expected whole properties, got {len(raw)} bytes of them") from None
     if offset != len(raw):
         raise ProtocolError(SYNTAX_ERROR, f"expected properties of {offset} bytes, got {len(raw)}")
     return values
+
+
+def _read_usual(raw: bytes, flags: int, values: list[Any]) -> int:
+    """Read the properties that `flags` announces, all of them usual; where they end. The same as `_read_any`, in less time."""
+    offset = 2
+    try:
+        if flags & _CONTENT_TYPE:
+            offset = 3 + raw[2]
+            values[0] = raw[3:offset].decode()
+        if flags & _HEADERS:
+            values[2] = offset
+            offset += 4 + _LENGTH.unpack_from(raw, offset)[0]
+        if flags & _DELIVERY_MODE:
+            values[3] = raw[offset]
+            offset += 1
+        if flags & _PRIORITY:
+            values[4] = raw[offset]
+            offset += 1
+        if flags & _MESSAGE_ID:
+            start = offset + 1
+            offset = start + raw[offset]
+            values[8] = raw[start:offset].decode()
+    except UnicodeDecodeError:
+        return _read_any(raw, flags, values)
+    return offset
+
+
+def _read_any(raw: bytes, flags: int, values: list[Any]) -> int:
+    """Read the properties that `flags` announces; where they end."""
+    offset = 2
+    for place, kind in _announced(flags):
+        if kind == "shortstr":
+            start = offset + 1
+            offset = start + raw[offset]
+            try:
+                values[place] = raw[start:offset].decode()
+            except UnicodeDecodeError:
+                values[place] = decode_text(raw[start:offset])
+        elif kind == "octet":
+            values[place] = raw[offset]
+            offset += 1
+        elif kind == "table":
+            values[place] = offset
+            offset += 4 + _LENGTH.unpack_from(raw, offset)[0]
+        else:
+            values[place] = _TIMESTAMP.unpack_from(raw, offset)[0]
+            offset += 8
+    return offset

@@ -21,7 +21,7 @@ from .release import check_release
 from .rights import check_rights, may_read, may_write, sampled_levels
 from .roundtrip import check_roundtrip
 from .subject import Subject
-from .topology import check_ladder, check_topology
+from .topology import check_ladder, check_topology, check_ways
 
 __all__ = ["examine_rabbitmq"]
 
@@ -66,6 +66,8 @@ async def _examine(link: Link, publisher: Link, url: AmqpUrl, subject: Subject, 
     exchanges = (topology.exchange, DEAD_EXCHANGE, DELAY_EXCHANGE, *sampled_levels(link))
     write = await may_write(publisher, exchanges)
     await check_rights(url, subject, {**seen.may_create, DELAY_EXCHANGE: may_create_ladder}, read, write, tell)
+    if seen.present and write[DELAY_EXCHANGE]:
+        await check_ways(publisher, subject, tell)
     exchange = topology.exchange if seen.present and write[topology.exchange] else None
     await check_roundtrip(publisher, exchange, bind=seen.as_asked_for, tell=tell)
 

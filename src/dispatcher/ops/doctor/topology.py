@@ -11,7 +11,7 @@ from ...amqp.errors import AccessRefused, NotFound, ResourceLocked
 from ...amqp.methods import ExchangeDeclare, Method, QueueDeclare, QueueDeclareOk
 from ...brokers.base import TopologyDiffers
 from ...brokers.rabbitmq.declare import compare
-from ...brokers.rabbitmq.ladder import LOST_QUEUE, is_service
+from ...brokers.rabbitmq.ladder import LOST_QUEUE, is_service, way_key
 from ...brokers.rabbitmq.specs import ExchangeSpec, Plan, QueueSpec
 from ...errors import TopologyMismatch
 from ...model.topology import DELAY_EXCHANGE
@@ -20,7 +20,7 @@ from .link import Answer, Link
 from .rights import may_configure
 from .subject import Subject
 
-__all__ = ["Seen", "check_ladder", "check_topology"]
+__all__ = ["Seen", "check_ladder", "check_topology", "check_ways"]
 
 Spec = ExchangeSpec | QueueSpec
 
@@ -173,6 +173,21 @@ async def _compared(link: Link, specs: Sequence[Spec], subject: Subject | None) 
     text = f"the ladder is not as it should be: {_some(differs)}"
     advice = "while no delayed message is on its way: delete what differs, and let it be declared anew"
     return wrong(check, text, advice) if subject is not None else warning(check, text, advice)
+
+
+async def check_ways(link: Link, subject: Subject, tell: Tell) -> None:
+    """Tell whether retries and snoozes come back to the app's queues. Nothing comes to any of them."""
+    check = "ways back"
+    names = [queue.name for queue in subject.topology.queues]
+    try:
+        lacking = [name for name in names if (await link.publish(DELAY_EXCHANGE, way_key(name))).outcome == "returned"]
+    except NotFound:
+        return  # there is no ladder, as was told
+    if not lacking:
+        tell(ok(check, "retries and snoozes come back to every queue"))
+        return
+    text = f"retries and snoozes do not come back to {_some([f'queue {name!r}' for name in lacking])}"
+    tell(_absent(check, text, subject, may_create=True))
 
 
 def _lost(count: int) -> Finding:
