@@ -172,7 +172,7 @@ class BrokerBlocked(PublishError):
 
 
 class PublishUnknown(PublishError):
-    """The broker did not answer before the deadline. The message may have been accepted, once or more."""
+    """The message may have been accepted, once or more: the broker did not answer before the deadline, or refused a later try."""
 
 
 class BrokerUnavailable(PublishError):

@@ -15,7 +15,7 @@ from server_bench import Bench, EmbeddedHands, Hands, RabbitHands, Recorder
 from dispatcher import Dispatcher, Queue, Server, ServerConfig
 from dispatcher.model.topology import Topology
 
-LADDER = r"dispatcher\.delay(\.((high\.)?[0-9]+|due|queues|dead|probe))?"
+LADDER = r"dispatcher\.delay(\.((high\.)?[0-9]+|due|dead|probe))?"
 """What is in a vhost once, whatever is declared there. To make it and to delete it takes most of a second."""
 
 

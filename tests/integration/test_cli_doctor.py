@@ -244,7 +244,7 @@ def test_a_queue_that_no_retry_comes_back_to(cli: Cli, vhost_url: str, mode: str
     declared(vhost_url)
     way = QueueUnbind(
         queue="dispatcher.delay.probe",
-        exchange="dispatcher.delay.queues",
+        exchange="dispatcher.delay",
         routing_key="dispatcher.delay.way.reports",
     )
     write_app(cli, f"declare={mode!r}")

@@ -13,6 +13,7 @@ from rabbitmq_admin import Admin
 from server_bench import Recorder, eventually
 
 from dispatcher import (
+    PublishError,
     Queue,
     RetryPolicy,
     Server,
@@ -22,13 +23,14 @@ from dispatcher import (
     TopologyMissing,
     Unroutable,
     WorkerConfig,
+    current_task,
 )
 from dispatcher.amqp.methods import ExchangeDeclare, QueueBind, QueueDeclare, QueueDelete
 from dispatcher.brokers import open_broker
 from dispatcher.brokers.base import Broker, Message, Session
 from dispatcher.brokers.rabbitmq import declare as declare_module
 from dispatcher.brokers.rabbitmq.ladder import LOST_QUEUE, level_names
-from dispatcher.model.topology import DELAY_EXCHANGE, Topology
+from dispatcher.model.topology import DELAY_EXCHANGE, QueueType, Topology
 from dispatcher.ops.dead_letters import Filter, dead_letters, replay
 
 SOON = RetryPolicy(max_attempts=2, backoff="constant", base_seconds=0.2, jitter=False)
@@ -116,6 +118,31 @@ async def test_a_copy_without_a_delay_is_returned_where_there_is_no_way(stranger
     await soon(session.publish(Message(DELAY_EXCHANGE, "another", b"", "u", ready_at_ms=_in(HOUR_MS))))
 
 
+async def test_what_cannot_be_counted_is_run(
+    vhost: str, vhost_url: str, stranger: Wire, broker_admin: Admin, recorder: Recorder
+) -> None:
+    """A redelivery on a classic queue that another program made: the copy that counts would not come back, so there is none."""
+    await as_a_go_program_declares_it(stranger)
+    ran: list[str] = []
+
+    async def task() -> None:
+        ran.append(current_task().uuid)
+
+    async with wire(vhost_url) as dying:
+        channel = await soon(dying.connection.open_channel())
+        for number in range(6):
+            await stranger.publish("ex", "rk", b'{"uuid":"u%d","name":"task","args":null}' % number)
+        for _ in range(4):
+            await soon(channel.get("q"))
+    config = ServerConfig(url=vhost_url, exchange="ex", default_routing_key="rk", declare="never", observers=[recorder])
+    async with await Server.connect(config) as server:
+        worker = await server.new_worker(WorkerConfig("w", "q", limit=2), {"task": TaskConfig(task)})
+        await worker.start()
+        await recorder.wait_for("task.succeeded", 6)
+    assert sorted(ran) == [f"u{number}" for number in range(6)]
+    assert recorder.named("task.settle_failed") == recorder.named("task.redelivery_counted") == []
+
+
 async def test_a_way_is_asked_for_once(stranger: Wire, session: Session) -> None:
     """By many at the same time, before anything is known; the question reaches nobody."""
     await stranger.declare(Topology("ex", (Queue("q"),)))
@@ -126,27 +153,51 @@ async def test_a_way_is_asked_for_once(stranger: Wire, session: Session) -> None
     assert sum([await stranger.count(level) for level in level_names(stranger.features)]) == 100
 
 
-async def test_keys_that_nobody_has_bound_hold_up_no_others(stranger: Wire, session: Session) -> None:
-    """A sender's slip of the pen, forty times: delays to a key that was declared go on, and so do retries."""
+async def test_a_delay_to_a_key_that_nobody_has_declared_is_unroutable(stranger: Wire, session: Session) -> None:
+    """At once, as without a delay: a sender's slip of the pen is no task that waits for ever."""
     await soon(session.declare(Topology("ex", (Queue("q", ("rk",)),))))
-    due = [Message("ex", "no-such-key", b"typo", "u", ready_at_ms=_in(100)) for _ in range(MORE_THAN_AT_ONCE)]
-    await soon(asyncio.gather(*[session.publish(message) for message in due]))
-    await asyncio.sleep(0.3)  # they are due, and nobody takes them
-    async with stranger.consuming("q") as taken:
-        await soon(session.publish(Message("ex", "rk", b"task", "u", ready_at_ms=_in(100))))
-        await soon(session.publish(Message(DELAY_EXCHANGE, "q", b"retry", "u", ready_at_ms=_in(100))))
-        assert sorted(await taken.bodies(2)) == [b"retry", b"task"]
+    for _ in range(2):
+        typos = [Message("ex", "no-such-key", b"", f"u{n}", ready_at_ms=_in(100)) for n in range(3)]
+        outcomes = await soon(asyncio.gather(*map(session.publish, typos), return_exceptions=True))
+        assert [(type(error), error.uuid) for error in outcomes if isinstance(error, PublishError)] == [
+            (Unroutable, message.uuid) for message in typos
+        ]
+    await soon(session.publish(Message("ex", "rk", b"", "u", ready_at_ms=_in(HOUR_MS))))
+    assert sum([await stranger.count(level) for level in level_names(stranger.features)]) == 1
 
 
-async def test_a_key_that_another_program_has_bound_is_reached_by_delays(stranger: Wire, session: Session) -> None:
-    """It is none that was declared here: a Go worker's queue."""
+async def test_a_queue_of_another_program_is_reached_by_delays_once_it_is_declared(
+    stranger: Wire, session: Session, vhost_url: str
+) -> None:
+    """A Go worker's queue: whoever names it to Dispatcher, it is used as it is, and every sender reaches it then."""
     await soon(session.declare(Topology("ex", (Queue("q", ("rk",)),))))
     await stranger.call(
         QueueDeclare(queue="go", durable=True), QueueBind(queue="go", exchange="ex", routing_key="go_key")
     )
+    await soon(session.publish(Message("ex", "go_key", b"at once", "u")))
+    with pytest.raises(Unroutable, match="go_key"):
+        await soon(session.publish(Message("ex", "go_key", b"", "u", ready_at_ms=_in(100))))
+    await stranger.declare(Topology("ex", (Queue("go", ("go_key",), type="classic"),)))
     async with stranger.consuming("go") as taken:
         await soon(session.publish(Message("ex", "go_key", b"for go", "u", ready_at_ms=_in(100))))
-        assert await taken.bodies(1) == [b"for go"]
+        assert await taken.bodies(2) == [b"at once", b"for go"]
+
+
+async def test_a_queue_that_is_full_or_gone_holds_up_nobody_else(stranger: Wire, session: Session) -> None:
+    """More of its delayed tasks than RabbitMQ has on their way at a time; and a task keeps its exchange and key."""
+    full, gone = Queue("full", ("full",), type="classic", max_length=1), Queue("gone", ("gone",))
+    await soon(session.declare(Topology("ex", (full, gone, Queue("q", ("rk",))))))
+    for key in ("full", "gone"):
+        due = [Message("ex", key, b"stuck", "u", ready_at_ms=_in(100)) for _ in range(MORE_THAN_AT_ONCE)]
+        await soon(asyncio.gather(*[session.publish(message) for message in due]))
+    await stranger.call(QueueDelete(queue="gone"))
+    await asyncio.sleep(0.3)  # they are due, and nobody takes them
+    consumer = await soon(session.consume("q", prefetch=2))
+    await soon(session.publish(Message("ex", "rk", b"task", "u", ready_at_ms=_in(100))))
+    task = await soon(anext(consumer))
+    assert (task.body, task.exchange, task.routing_key) == (b"task", "ex", "rk")
+    await soon(session.publish(Message(DELAY_EXCHANGE, "q", b"retry", "u", ready_at_ms=_in(100))))
+    assert (await soon(anext(consumer))).body == b"retry"
 
 
 async def test_what_came_due_for_a_deleted_queue_is_a_dead_letter_with_a_reason(
@@ -257,6 +308,30 @@ async def test_a_copy_goes_to_its_queue_alone(stranger: Wire, server: Server, re
     assert await stranger.count("q.dead") == 1
     assert await stranger.count("copies") == 1
     assert len(recorder.named("task.failed")) == 2
+
+
+@pytest.mark.parametrize("type_", ["classic", "quorum"])
+async def test_headers_that_the_broker_makes_larger_than_a_frame(
+    vhost_url: str, recorder: Recorder, type_: QueueType
+) -> None:
+    """It notes each hop of a delay and each delivery in them, and sends the whole: that is no fault, and costs no session."""
+    queue = Queue("q", ("rk",), type=type_)
+    config = ServerConfig(
+        url=vhost_url, exchange="ex", default_routing_key="rk", init_queues=[queue], observers=[recorder]
+    )
+    sizes: list[int] = []
+
+    async def task() -> None:
+        sizes.append(len(current_task().headers.get("mine", "")))
+
+    async with await Server.connect(config) as server:
+        await server.publish(Task("task", headers={"mine": "x" * 130_500}, delay_seconds=0.7))
+        await server.publish(Task("task", delay_seconds=0.8))
+        worker = await server.new_worker(WorkerConfig("w", "q"), {"task": TaskConfig(task)})
+        await worker.start()
+        await recorder.wait_for("task.succeeded", 2)
+    assert sorted(sizes) == [0, 130_500]
+    assert recorder.named("broker.disconnected") == []
 
 
 @pytest.mark.parametrize(("size", "fate"), [(110_000, "task.retried"), (130_900, "task.dead_lettered")])

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tcp_proxy import TcpProxy
 
 from dispatcher import ArgumentError, BrokerUnavailable, Dispatcher, Unroutable
 
@@ -156,3 +157,56 @@ def test_no_broker_is_an_error_not_a_wait(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="missing") as caught:
         app.tasks["task"].send_sync(1)
     assert not isinstance(caught.value, BrokerUnavailable)
+
+
+def test_many_threads_wait_for_one_attempt_to_connect() -> None:
+    """And share its failure: each waits for one connect timeout, not for those of all that came before it."""
+    with TcpProxy("127.0.0.1", 1) as proxy:
+        proxy.mute()
+        app = Dispatcher(f"amqp://guest:guest@127.0.0.1:{proxy.port}/", connect_timeout_seconds=1.0)
+
+        @app.task
+        def task() -> None: ...
+
+        errors: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                task.send_sync()
+            except BrokerUnavailable as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=send) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)  # one after the other it would be 20 s
+        assert len(errors) == 20
+        assert proxy.accepted <= 2
+        app.close_sync()
+
+
+def test_closing_while_it_is_being_opened(recwarn: pytest.WarningsRecorder) -> None:
+    """Who waits for it is told, and nothing is left behind."""
+    with TcpProxy("127.0.0.1", 1) as proxy:
+        proxy.mute()
+        app = Dispatcher(f"amqp://guest:guest@127.0.0.1:{proxy.port}/")
+
+        @app.task
+        def task() -> None: ...
+
+        errors: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                task.send_sync()
+            except BrokerUnavailable as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        proxy.wait(lambda: proxy.accepted >= 1)
+        app.close_sync()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert len(errors) == 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from server_bench import DEADLINE_SECONDS, Bench, Recorder
+from tcp_proxy import TcpProxy
 
 from dispatcher import (
+    BrokerBlocked,
+    BrokerUnavailable,
     ConfigError,
     Dispatcher,
     PublishRefused,
@@ -328,6 +332,89 @@ async def test_a_cut_copy_is_handed_back(url: str, recorder: Recorder) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while (await app.server.inspector.depth("default")).ready != 1:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_drain_does_not_wait_for_a_broker_to_take_a_copy(
+    bench: Bench, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm, say: the task is handed back after the first try, however long the grace; nothing is lost."""
+
+    async def task() -> None:
+        raise ValueError("to the dead letters")
+
+    worker = await bench.worker(task=TaskConfig(task))
+    session = await bench.server.live_session()
+    publish = session.publish
+
+    def refuse(message: Message) -> asyncio.Future[None]:
+        if message.exchange != DEAD_EXCHANGE:
+            return publish(message)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(BrokerBlocked("low on memory"))
+        return future
+
+    monkeypatch.setattr(session, "publish", refuse)
+    await bench.server.publish(Task("task"))
+    await recorder.wait_for("task.settle_failed", 3)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await worker.close()
+    await bench.becomes(1, 0, 0, 0)
+    assert len(recorder.named("task.handed_back")) == 1
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq"])
+async def test_a_start_that_gets_no_connection_ends_at_its_deadline(url: str, kind: str, recorder: Recorder) -> None:
+    """Publishing goes on meanwhile, and a later start succeeds."""
+    parts = urlsplit(url)
+    with TcpProxy(parts.hostname or "", parts.port or 5672) as proxy:
+        config = ServerConfig(
+            url=f"amqp://{parts.username}:{parts.password}@127.0.0.1:{proxy.port}{parts.path}",
+            exchange="ex",
+            default_routing_key="rk",
+            publish_timeout_seconds=1.0,
+            observers=[recorder],
+        )
+
+        async def task() -> None: ...
+
+        async with await Server.connect(config) as server:
+            worker = await server.new_worker(WorkerConfig("w", "q", ("rk",)), {"task": TaskConfig(task)})
+            proxy.refuse()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                for _ in range(2):
+                    with pytest.raises(BrokerUnavailable, match="second connection"):
+                        await worker.start()
+            await server.publish(Task("task"))
+            assert "second connection" in recorder.named("worker.interrupted")[0].error
+            assert recorder.named("broker.disconnected") == []
+            proxy.resume()
+            await worker.start()
+            await recorder.wait_for("task.succeeded")
+
+
+async def test_a_worker_that_cannot_be_closed_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours: it is raised, and all else is closed."""
+    server = await Server.connect(ServerConfig(url="memory://", exchange="ex", default_routing_key="rk"))
+    worker = await server.new_worker(WorkerConfig("w", "q"), {})
+    await worker.start()
+
+    async def broken() -> int:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(worker._execution, "close", broken)
+    session = await server.live_session()
+    with pytest.raises(RuntimeError, match="a fault"):
+        await server.close()
+    await server.wait_closed()
+    assert session.closed.done()
+
+
+async def test_no_prefetch_is_more_than_amqp_can_say(bench: Bench) -> None:
+    """With room for the functions that overran the default would be twice the limit."""
+    worker = await bench.server.new_worker(
+        WorkerConfig("w", "q", limit=65_535), {"task": TaskConfig(lambda: None, timeout_seconds=1)}
+    )
+    assert worker.prefetch == 65_535
 
 
 async def test_a_retry_is_not_refused_by_its_own_backlog(url: str, recorder: Recorder) -> None:

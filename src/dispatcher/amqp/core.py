@@ -46,6 +46,13 @@ _HEADER_START = 12  # class, weight and body size: what stands before the proper
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """The largest message any RabbitMQ carries by default (3.x: 128 MiB, from 4.0 on 16 MiB)."""
 
+HEADER_SLACK_BYTES = 64 * 1024
+"""How much larger than was agreed a content header may be: RabbitMQ adds notes to what was sent (`x-death`, counts), and
+sends the whole in one frame, however large that has become."""
+
+LEAST_BYTES_PER_SECOND = 1024
+"""A frame that comes more slowly is none: its size was altered on the way, and it swallows all that follows."""
+
 
 class Status(enum.Enum):
     """Where a connection is in its life. A closed one may have last words to send, and reads nothing more."""
@@ -67,6 +74,7 @@ class Core:
         self._outbox: list[bytes] = [PROTOCOL_HEADER]
         self._rest = bytearray()  # the beginning of a frame that is not whole
         self._needed = 0  # how many bytes of it are worth a look
+        self._begun = now  # when the first byte of it came
         self._channels: dict[int, ChannelState] = {}
         self._last_number = 0
         self._last_received = now
@@ -128,6 +136,11 @@ class Core:
             return []
         if now - self._last_received > 2 * seconds:
             return self.lost(f"expected a sign of life within {2 * seconds} s, got none")
+        patience = 2 * seconds + self._needed / LEAST_BYTES_PER_SECOND
+        if self._rest and now - self._begun > patience:
+            return self.lost(
+                f"expected the end of a frame of {self._needed} bytes within {patience:.0f} s, got a part of it"
+            )
         return []
 
     def lost(self, reason: str) -> list[Event]:
@@ -156,7 +169,7 @@ class Core:
                 return events
             data = bytes(self._rest)
         try:
-            self._keep(data, self._slice(data, events))
+            self._keep(data, self._slice(data, events), now)
         except ProtocolError as error:
             self._refuse(error, events)
         except AmqpError as error:  # the handshake's: it is no use to say more to this peer
@@ -164,12 +177,22 @@ class Core:
             events.append(ConnectionClosed(error))
         return events
 
-    def _keep(self, data: bytes, offset: int) -> None:
+    def _keep(self, data: bytes, offset: int, now: float) -> None:
         """Keep what is left of `data` from `offset` on until its frame is whole."""
+        if offset or not self._rest:
+            self._begun = now  # else it is still the frame that had begun before
         self._rest = bytearray(data[offset:])
         self._needed = FRAME_OVERHEAD
         if len(self._rest) >= FRAME_HEAD.size:
-            self._needed += FRAME_HEAD.unpack_from(self._rest)[2]
+            kind, _, size = FRAME_HEAD.unpack_from(self._rest)
+            self._check_size(kind, size)
+            self._needed += size
+
+    def _check_size(self, kind: int, size: int) -> None:
+        """Refuse a frame that is too large, before anything is kept of it."""
+        largest = self.tuned.frame_max - FRAME_OVERHEAD
+        if size > largest and (kind != HEADER or size > largest + HEADER_SLACK_BYTES):
+            raise ProtocolError(501, f"expected a frame of at most {largest} bytes, got one of {size}")
 
     def _refuse(self, error: ProtocolError, events: list[Event]) -> None:
         """Say goodbye to a peer that broke the protocol, without waiting for its answer."""
@@ -190,7 +213,7 @@ class Core:
         while end - offset >= FRAME_OVERHEAD:
             kind, number, size = FRAME_HEAD.unpack_from(data, offset)
             if size > largest:
-                raise ProtocolError(501, f"expected a frame of at most {largest} bytes, got one of {size}")
+                self._check_size(kind, size)
             start = offset + 7
             stop = start + size
             if stop >= end:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
@@ -280,19 +279,14 @@ class Stream:
     def close(self) -> None:
         """End it; twice is fine. What is unsent is dropped."""
         if not self._ended:
-            self._shut(reset=False)
-
-    def abort(self) -> None:
-        """End it with a reset, so that the peer notices at once, whatever lies in between."""
-        if not self._ended:
-            self._shut(reset=True)
+            self._shut()
 
     def _end(self, reason: str) -> None:
         if not self._ended:
-            self._shut(reset=False)
+            self._shut()
             self._on_end(reason if self.failure is None else str(self.failure))
 
-    def _shut(self, *, reset: bool) -> None:
+    def _shut(self) -> None:
         if self._is_foreign():
             self._ended = True
             self._socket.close()  # this copy only: the connection and the loop's selector are the parent's
@@ -307,10 +301,7 @@ class Stream:
             self._inbox.clear()
             self.unsent = 0
             try:
-                if reset:
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    self._say_goodbye(whole)
+                self._say_goodbye(whole)
             except OSError:
                 pass  # broken already, or the peer does not take a goodbye now: it is closed all the same
             self._socket.close()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from ..brokers.base import BrowsedMessage, Inspector, Message, Session
-from ..errors import DecodeError, PublishError, TopologyMismatch
+from ..errors import ConfigError, DecodeError, PublishError, TopologyMismatch, Unroutable
 from ..model import headers as names
 from ..model.codec import decode_body
 from ..model.outcome import Reason
@@ -137,9 +137,12 @@ async def replay(
     """
     report = ReplayReport()
     inspector = session.inspector
+    present: dict[str, bool] = {}
     async with aclosing(_chunks(inspector, queue, wanted, progress)) as chunks:
         async for chunk in chunks:
-            await _finished(_replay_chunk(session, queue, to_queue, chunk, report))
+            for target in {to_queue or letter.queue for letter in chunk} - present.keys():
+                present[target] = await _is_present(inspector, target)
+            await _finished(_replay_chunk(session, queue, to_queue, chunk, present, report))
     return report
 
 
@@ -208,13 +211,33 @@ def _tell(progress: Progress | None, count: int) -> None:
         progress(count)
 
 
+async def _is_present(inspector: Inspector, queue: str) -> bool:
+    """Whether there is such a queue, as far as this user may know: to one that was deleted the way may still stand."""
+    try:
+        await inspector.depth(queue)
+    except TopologyMismatch:
+        return False
+    except ConfigError:
+        return True  # it may not be looked at
+    return True
+
+
 async def _replay_chunk(
-    session: Session, queue: str, to_queue: str | None, chunk: list[DeadLetter], report: ReplayReport
+    session: Session,
+    queue: str,
+    to_queue: str | None,
+    chunk: list[DeadLetter],
+    present: Mapping[str, bool],
+    report: ReplayReport,
 ) -> None:
     now_ms = int(time.time() * 1000)
-    published = [
-        session.publish(replayed_message(letter.message, to_queue or letter.queue, now_ms)) for letter in chunk
-    ]
+    published = []
+    for letter in chunk:
+        target = to_queue or letter.queue
+        if present[target]:
+            published.append(session.publish(replayed_message(letter.message, target, now_ms)))
+        else:
+            published.append(_refused(letter, target))
     results = await asyncio.gather(*published, return_exceptions=True)
     accepted = []
     lost: BaseException | None = None
@@ -230,6 +253,12 @@ async def _replay_chunk(
     report.replayed += len(accepted)
     if lost is not None:
         raise lost
+
+
+def _refused(letter: DeadLetter, queue: str) -> asyncio.Future[None]:
+    refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    refused.set_exception(Unroutable(f"queue {queue!r} does not exist; declare it, or name another", uuid=letter.uuid))
+    return refused
 
 
 async def _remove_all(inspector: Inspector, queue: str, letters: list[DeadLetter]) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 import msgspec
 
 from ..brokers import open_broker
-from ..errors import ConfigError, ConnectionLost, WorkerExhausted
+from ..errors import BrokerUnavailable, ConfigError, ConnectionLost, WorkerExhausted
 from ..model.retry import RetryRule
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
@@ -297,13 +297,19 @@ async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool
 
 
 async def _start_all(server: Server, workers: Sequence[Worker]) -> None:
-    try:
-        for worker in workers:
-            await worker.start()
-    except ConnectionLost:
-        if not server.closed:
-            raise
-        # It gave up meanwhile: why, `wait_closed` tells better.
+    """Start them, however long the broker is away: how often to try is the server's business."""
+    for worker in workers:
+        started = False
+        while not started and not server.closed:
+            try:
+                await worker.start()
+                started = True
+            except BrokerUnavailable:
+                pass  # tried again, unless the server has given up
+            except ConnectionLost:
+                if not server.closed:
+                    raise
+                # It gave up meanwhile: why, `wait_closed` tells better.
 
 
 async def _finish_what_can_end(workers: Sequence[Worker], grace_seconds: float | None) -> None:

@@ -20,6 +20,7 @@ __all__ = ["Copy", "copies_of"]
 
 TEXT_LENGTH = 8_000
 SHORT_TEXT_LENGTH = 200
+SHORTEST_TEXT_LENGTH = 50
 """How many characters of an error, a traceback or a reason travel; fewer where they would not fit."""
 
 
@@ -35,19 +36,21 @@ def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now
     """The copy that `outcome` asks for, then others for where it is too large: all headers of a message are one frame.
 
     The second has hardly any text. The last is a dead letter without the headers of its sender: those may have
-    filled a frame before we added ours. `uuid` and `attempt` are the task's, `now` is Unix seconds.
+    filled a frame before we added ours. It fits into 4 KiB, the smallest frame there is.
+
+    `uuid` and `attempt` are the task's, `now` is Unix seconds.
     """
     jitter = random.uniform(0.5, 1.0) if isinstance(outcome, RetryLater) and outcome.jitter else 1.0
     kept = _kept_headers(delivery)
     for length in (TEXT_LENGTH, SHORT_TEXT_LENGTH):
         yield _Copier(delivery, uuid, attempt, now, jitter, length).copy(outcome, dict(kept))
     parked = _parked(outcome, sum(len(key) + len(str(value)) for key, value in kept.items()))
-    yield _Copier(delivery, uuid, attempt, now, jitter, SHORT_TEXT_LENGTH).copy(parked, _route_of(delivery, kept))
+    yield _Copier(delivery, uuid, attempt, now, jitter, SHORTEST_TEXT_LENGTH).copy(parked, _route_of(delivery, kept))
 
 
 def _parked(outcome: Outcome, size: int) -> DeadLetter:
     """What is left to do with a message whose headers have no room for what we have to say."""
-    text = f"its headers, about {size} characters, were left out: they left no room for what a copy must carry"
+    text = f"its headers ({size} characters) were left out"
     match outcome:
         case DeadLetter(reason=reason, text=before, failure=failure):
             return DeadLetter(reason, f"{text}. {before}", failure)

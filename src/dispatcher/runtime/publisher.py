@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias
 
 from ..brokers.base import Message, Session
@@ -35,6 +35,7 @@ from .deadlines import Deadlines
 __all__ = ["PUBLISH_MANY_WINDOW", "Publisher", "SessionSource", "message_of"]
 
 PUBLISH_MANY_WINDOW = 1000
+PUBLISH_MANY_BYTES = 16 * 1024 * 1024
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 
@@ -112,19 +113,27 @@ class Publisher:
         return self._accepted(task, message)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
-        """Publish all of `tasks`, taken lazily, at most 1,000 in flight. `PublishManyError` if any was not accepted."""
-        window: deque[tuple[Task, Message, _Sent, float]] = deque()
+        """Publish all of `tasks`, taken lazily, up to 1,000 or 16 MiB in flight. `PublishManyError` if any was not accepted."""
+        window: deque[_InFlight] = deque()
+        window_bytes = 0
         receipts: list[Receipt] = []
         failed: list[tuple[Task, Exception]] = []
 
         async def settle_oldest() -> None:
-            task, message, sent, deadline = window.popleft()
+            nonlocal window_bytes
+            oldest = window[0]
+            if not await oldest.accepted_at_once():
+                # Those behind it hardly fare better: all are tried again at the same time, not one after the other.
+                for one in window:
+                    one.try_on(self._until_accepted)
             try:
-                await self._until_accepted(message, sent, deadline)
+                await oldest.accepted()
             except DispatcherError as error:
-                failed.append((task, error))
+                failed.append((oldest.task, error))
             else:
-                receipts.append(self._accepted(task, message))
+                receipts.append(self._accepted(oldest.task, oldest.message))
+            window.popleft()
+            window_bytes -= len(oldest.message.body)
 
         try:
             for task in tasks:
@@ -133,17 +142,16 @@ class Publisher:
                 except ArgumentError as error:
                     failed.append((task, error))
                     continue
-                deadline = self._loop.time() + self._timeout_seconds
-                window.append((task, message, self._send(message), deadline))
-                if len(window) >= PUBLISH_MANY_WINDOW:
+                window.append(_InFlight(task, message, self._send(message), self._loop.time() + self._timeout_seconds))
+                window_bytes += len(message.body)
+                while len(window) >= PUBLISH_MANY_WINDOW or window_bytes >= PUBLISH_MANY_BYTES:
                     await settle_oldest()
             while window:
                 await settle_oldest()
         finally:
             # Left early (the iterable raised, or we were cancelled): nobody waits for these any more.
-            for _, _, sent, _ in window:
-                if sent is not None:
-                    sent.cancel()
+            for one in window:
+                one.cancel()
         if failed:
             raise PublishManyError(receipts, failed)
         return receipts
@@ -179,6 +187,53 @@ class Publisher:
             raise attempts.last_error(self._timeout_seconds, error) from None
 
 
+class _InFlight:
+    """One task of a `publish_many`: its first publish, and the task that sees to it where that was not accepted."""
+
+    __slots__ = ("_deadline", "_sent", "_trying", "message", "task")
+
+    def __init__(self, task: Task, message: Message, sent: _Sent, deadline: float) -> None:
+        self.task = task
+        self.message = message
+        self._sent = sent
+        self._deadline = deadline
+        self._trying: asyncio.Task[None] | None = None
+
+    async def accepted_at_once(self) -> bool:
+        """Whether the first publish was accepted, once that is known."""
+        if self._sent is None or self._trying is not None:
+            return False
+        try:
+            await self._sent
+        except (DispatcherError, TimeoutError):
+            return False  # it is looked at again by who tries on
+        return True
+
+    def try_on(self, until_accepted: Callable[[Message, _Sent, float], Coroutine[Any, Any, None]]) -> None:
+        if self._trying is None:
+            self._trying = asyncio.create_task(
+                until_accepted(self.message, self._sent, self._deadline), name="dispatcher publish again"
+            )
+            self._trying.add_done_callback(_read)
+
+    async def accepted(self) -> None:
+        """Return once it is accepted; raises like `Publisher.publish`."""
+        if self._trying is not None:
+            await self._trying
+
+    def cancel(self) -> None:
+        if self._trying is not None:
+            self._trying.cancel()
+        if self._sent is not None:
+            self._sent.cancel()
+
+
+def _read(done: asyncio.Task[None]) -> None:
+    """Nobody need ask how it ended: who published many may have left early."""
+    if not done.cancelled():
+        done.exception()
+
+
 class _Attempts:
     """What is known of one message's publishes so far, so that its last error is an honest one."""
 
@@ -186,6 +241,7 @@ class _Attempts:
         self._message = message
         self._maybe_accepted = False
         self._refusal: PublishError | None = None
+        self._tries = 0
         self._pause_seconds = 0.0
 
     async def accepted(self, sent: asyncio.Future[None]) -> bool:
@@ -203,24 +259,27 @@ class _Attempts:
             pass  # nobody knows whether it came through
         except PublishError as error:
             error.uuid = self._message.uuid
+            if before:
+                raise self._unknown(f"an earlier try may have been accepted; then: {error}") from error
             raise
         else:
             return True
         return False
 
     async def pause(self) -> None:
-        """Before another try: not at all after a lost connection, longer and longer after refusals."""
-        if self._refusal is not None:
+        """Before another try: not at all after one lost connection, else longer and longer."""
+        self._tries += 1
+        if self._refusal is not None or self._tries > 1:
             self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2 or FIRST_PAUSE_SECONDS)
             await asyncio.sleep(self._pause_seconds)
+
+    def _unknown(self, because: str) -> PublishUnknown:
+        return PublishUnknown(f"task {self._message.uuid}: {because}", uuid=self._message.uuid)
 
     def last_error(self, timeout_seconds: float, cause: Exception) -> Exception:
         uuid = self._message.uuid
         if self._maybe_accepted:
-            return PublishUnknown(
-                f"task {uuid}: no answer from the broker within {timeout_seconds:g} s; it may have been accepted",
-                uuid=uuid,
-            )
+            return self._unknown(f"no answer from the broker within {timeout_seconds:g} s; it may have been accepted")
         if isinstance(cause, ConnectionLost):
             if CURRENT_TASK.get() is not None:
                 return cause  # a running task learns at once that its server's link is gone for good

@@ -107,6 +107,11 @@ class Runs:
         self.begun += 1
         self._idle.clear()
         self._empty.clear()
+        self._go_on(run)
+
+    def _go_on(self, run: Run) -> None:
+        """From what was read of the delivery to its function, or to its fate."""
+        prepared = run.prepared
         if isinstance(prepared, Refused):
             self._settle(run, decide(prepared.result, None, prepared.attempt))
         else:
@@ -222,15 +227,20 @@ class Runs:
         task.add_done_callback(self._settling.discard)
 
     async def _settle_with_copy(self, run: Run, outcome: Outcome) -> None:
+        settled = True
         try:
-            await self._settler.settle_with_copy(run.item, outcome)
+            settled = await self._settler.settle_with_copy(run.item, outcome)
             if isinstance(outcome, RetryLater | SnoozeLater):
                 self.retries_due_at = max(self.retries_due_at, time.time() + outcome.delay_seconds)
         except asyncio.CancelledError:
             self._settler.hand_back(run.item.delivery)  # cut short before its copy was accepted
             raise
         finally:
-            self._forget(run)
+            if settled:
+                self._forget(run)
+        if not settled:  # a redelivery that cannot be counted: it runs as it is, once in the life of this worker
+            run.prepared = self._execution.prepare(run.item.delivery, self._registry)
+            self._go_on(run)
 
     def _forget(self, run: Run) -> None:
         self._runs.discard(run)

@@ -46,8 +46,8 @@ DECLARE_RETRY_SECONDS = 1.0
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker is and how to use it.
 
-    `url`: `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`, or `memory://`; left out it is
-    `$DISPATCHER_URL`, else `sqlite:///dispatcher.db`.
+    `url`: `amqp://user:password@host/vhost`, `amqps://…`, `sqlite:///file.db` (relative), `sqlite:////absolute/file.db`,
+    or `memory://`; left out it is `$DISPATCHER_URL`, else `sqlite:///dispatcher.db`.
     `exchange`, `default_routing_key`: the direct exchange of all tasks, and the routing key of those that name none.
     `init_queues`: queues to declare; one that exists is used as it is.
     `declare`: `"create"` what is missing, `"verify"` only (`TopologyMismatch` where it differs), or `"never"` look.
@@ -233,14 +233,19 @@ class Server:
     async def _close(self, grace_seconds: float | None) -> None:
         self._refusing = True
         self._link.stop_reconnecting()
-        await asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in self._workers.values()))
-        await self._link.close()
-        self._publisher.close()
-        if self._given_up is not None:
-            self._closed.set_exception(self._given_up)
-            self._closed.exception()  # nobody may be waiting for it
-        else:
-            self._closed.set_result(None)
+        closing = [worker.close(grace_seconds=grace_seconds) for worker in self._workers.values()]
+        try:
+            failures = [error for error in await asyncio.gather(*closing, return_exceptions=True) if error is not None]
+            await self._link.close()
+        finally:
+            self._publisher.close()
+            if self._given_up is not None:
+                self._closed.set_exception(self._given_up)
+                self._closed.exception()  # nobody may be waiting for it
+            else:
+                self._closed.set_result(None)
+        if failures:  # faults of ours; all else is closed by now
+            raise failures[0]
 
     # --- the session -----------------------------------------------------------------------------------------------
 
@@ -330,6 +335,7 @@ class Server:
                 delivery_limit=self._queues.get(config.queue, Queue(config.queue)).delivery_limit,
             ),
             settler=Settler(self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds),
+            start_seconds=self.config.publish_timeout_seconds,
             slots=slots,
         )
         self._workers[config.name] = worker

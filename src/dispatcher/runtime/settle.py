@@ -2,7 +2,8 @@
 
 The order that makes it safe: a copy (retry, snooze, dead letter) is published and confirmed first, and only then is
 the delivery acked. A crash between the two leaves a duplicate, never a loss. A copy that is not confirmed is tried
-again with back-off for as long as the delivery's session lives; when it dies the broker redelivers.
+again with back-off for as long as the delivery's session lives; when it dies the broker redelivers. At the end of a
+worker it is handed back instead.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ import time
 from typing import Any
 
 from ..brokers.base import Delivery, Session
-from ..errors import ArgumentError, ConnectionLost, DeliveryLost, DispatcherError
-from ..model.outcome import Ack, CountRedelivery, DeadLetter, HandBack, OfferAgain, Outcome, RetryLater, SnoozeLater
+from ..errors import ArgumentError, DeliveryLost, DispatcherError, TopologyMissing, Unroutable
+from ..model.outcome import (
+    HAND_BACK,
+    Ack,
+    CountRedelivery,
+    DeadLetter,
+    HandBack,
+    OfferAgain,
+    Outcome,
+    RetryLater,
+    SnoozeLater,
+)
 from ..observe.events import (
     DeadLettered,
     RedeliveryCounted,
@@ -57,6 +68,7 @@ class Settler:
     def __init__(self, hub: EventHub, *, publish_timeout_seconds: float) -> None:
         self._hub = hub
         self._timeout_seconds = publish_timeout_seconds
+        self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def settle_now(self, item: Unsettled, outcome: Outcome) -> bool:
         """Carry out an outcome that needs no copy. False where `settle_with_copy` must be awaited instead."""
@@ -83,8 +95,16 @@ class Settler:
         except DeliveryLost:
             pass  # its session is gone: the broker has taken it back already
 
-    async def settle_with_copy(self, item: Unsettled, outcome: Outcome) -> None:
-        """Publish the copy that `outcome` asks for, wait for the confirm, then ack. Returns when settled or lost."""
+    def drain(self) -> None:
+        """From now on hand back what cannot be settled at the first try: a close must not wait for a broker to get well."""
+        if not self._draining.done():
+            self._draining.set_result(None)
+
+    async def settle_with_copy(self, item: Unsettled, outcome: Outcome) -> bool:
+        """Publish the copy that `outcome` asks for, wait for the confirm, then ack. Returns when settled, handed back or lost.
+
+        False, and the delivery is still held, if it is a redelivery that cannot be counted because no copy would come back.
+        """
         copies = copies_of(item.delivery, item.uuid, item.attempt, outcome, time.time())
         copy = next(copies)
         pause_seconds = FIRST_PAUSE_SECONDS
@@ -93,22 +113,34 @@ class Settler:
                 async with asyncio.timeout(self._timeout_seconds):
                     await item.session.publish(copy.message)
                 item.delivery.ack()
-            except (ConnectionLost, DeliveryLost):
+            except DeliveryLost:
                 break
-            except ArgumentError as error:  # too large to travel: it would be so for ever
-                smaller = next(copies, None)
-                if smaller is None:
-                    raise AssertionError(f"a copy without the sender's headers does not fit: {error}") from error
-                copy = smaller
             except (DispatcherError, TimeoutError) as error:
-                text = f"{type(error).__name__}: {error}"
-                self._emit(SettleFailed, item, text, pause_seconds)
-                await _pause(item.session, pause_seconds)
+                if item.session.closed.done():
+                    break
+                if isinstance(error, ArgumentError) and (smaller := next(copies, None)) is not None:
+                    copy = smaller  # it was too large to travel, and would be for ever
+                    continue
+                is_uncountable = isinstance(outcome, CountRedelivery) and isinstance(
+                    error, TopologyMissing | Unroutable
+                )
+                if not is_uncountable:
+                    self._emit(SettleFailed, item, f"{type(error).__name__}: {error}", pause_seconds)
+                    await self._pause(item.session, pause_seconds)
+                if self._draining.done():
+                    return self.settle_now(item, HAND_BACK)
+                if is_uncountable:
+                    return False
                 pause_seconds = min(LONGEST_PAUSE_SECONDS, pause_seconds * 2)
             else:
                 self._settled(item, copy)
-                return
+                return True
         self._emit(TaskSettledElsewhere, item)
+        return True
+
+    async def _pause(self, session: Session, seconds: float) -> None:
+        """Wait, but not beyond the session's end, nor into a drain."""
+        await asyncio.wait([session.closed, self._draining], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def _settled(self, item: Unsettled, copy: Copy) -> None:
         match copy.outcome:
@@ -125,8 +157,3 @@ class Settler:
 
     def _emit(self, event: Any, item: Unsettled, *fields: Any) -> None:
         self._hub.emit(event(item.uuid, item.task, item.delivery.queue, item.attempt, *fields))
-
-
-async def _pause(session: Session, seconds: float) -> None:
-    """Wait, but not beyond the session's end."""
-    await asyncio.wait([session.closed], timeout=seconds)

@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from ..errors import BrokerUnavailable
@@ -48,13 +49,25 @@ class SyncPublisher:
         return self._open().publish(task, self._wait_seconds)
 
     def _open(self) -> _Link:
+        """The link, open. Whoever asks while it is being opened waits for that one attempt, and shares its failure."""
+        stale: _Link | None = None
         with self._lock:
             if self._link is not None and self._link.ended:
-                self._link.close()
-                self._link = None
+                stale, self._link = self._link, None
             if self._link is None:
-                self._link = _Link(self._connect, self._wait_seconds)
-            return self._link
+                self._link = _Link(self._connect)
+            link = self._link
+        if stale is not None:
+            stale.close()
+        try:
+            link.wait_opened(self._wait_seconds)
+        except Exception:
+            with self._lock:
+                if self._link is link:
+                    self._link = None
+            link.close()
+            raise
+        return link
 
     def close(self) -> None:
         """Close the connection and end the thread. A later publish opens them again."""
@@ -67,57 +80,89 @@ class SyncPublisher:
 class _Link:
     """The thread, its loop, and the server on it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Server]], wait_seconds: float) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Server]]) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="dispatcher send_sync", daemon=True)
         self._thread.start()
-        try:
-            self._server = self._call(_opened(connect), wait_seconds)
-        except BaseException:
-            self._end()
-            raise
+        self._closing = threading.Lock()
+        self._closed = False
+        self._opening = asyncio.run_coroutine_threadsafe(_opened(connect), self._loop)
 
     @property
     def ended(self) -> bool:
-        """Whether its server has given up or closed."""
-        return self._server.closed
+        """Whether its server has given up or closed, or could not be opened."""
+        if not self._opening.done():
+            return False
+        return self._opening.cancelled() or self._opening.exception() is not None or self._opening.result().closed
+
+    def wait_opened(self, wait_seconds: float) -> None:
+        """Wait until it is open. Raises what `connect` raised."""
+        try:
+            self._opening.result(wait_seconds)
+        except CancelledError:
+            raise BrokerUnavailable("the connection of send_sync was closed while it was opened") from None
+        except TimeoutError:
+            if self._opening.done():
+                raise
+            raise _silent(wait_seconds) from None
 
     def publish(self, task: Task, wait_seconds: float) -> Receipt:
-        return self._call(self._server.publish(task), wait_seconds)
+        return self._call(self._opening.result().publish(task), wait_seconds)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
     def _call(self, coroutine: Coroutine[Any, Any, T], wait_seconds: float) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # its loop is closed
+            coroutine.close()
+            raise BrokerUnavailable("the connection of send_sync was closed by another thread at this moment") from None
         try:
             return future.result(wait_seconds)
         except TimeoutError:
             if future.done():
                 raise
             future.cancel()
-            raise BrokerUnavailable(f"the connection of send_sync did not answer within {wait_seconds:g} s") from None
+            raise _silent(wait_seconds) from None
         except BaseException:  # KeyboardInterrupt in the caller: do not leave the publish running behind its back
             future.cancel()
             raise
 
     def close(self) -> None:
+        """Twice is fine, from several threads too: all but the first return at once."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         try:
-            self._call(self._server.close(), CLOSE_SECONDS)
+            if self._opening.done() and not self._opening.cancelled() and self._opening.exception() is None:
+                self._call(self._opening.result().close(), CLOSE_SECONDS)
+            self._call(_cancel_all(), CLOSE_SECONDS)
         except BrokerUnavailable:
             pass  # it does not answer: the daemon thread ends with the process, and what it held was never promised
-        self._end()
-
-    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_SECONDS)
         if not self._thread.is_alive():
             self._loop.close()
 
 
+def _silent(seconds: float) -> BrokerUnavailable:
+    return BrokerUnavailable(f"the connection of send_sync did not answer within {seconds:g} s")
+
+
 async def _opened(connect: Callable[[], Awaitable[Server]]) -> Server:
     return await connect()
+
+
+async def _cancel_all() -> None:
+    """End what is left on this loop: a server that is being opened, and who waits for it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
 
 
 def _weakly(publisher: SyncPublisher, method: Callable[[SyncPublisher], None]) -> Callable[[], None]:

@@ -13,7 +13,15 @@ from typing import Any, Protocol
 import msgspec
 
 from ..brokers.base import Consumer, Delivery, Session
-from ..errors import ConfigError, ConnectionLost, ConsumerCancelled, DispatcherError, StorageError, TopologyMismatch
+from ..errors import (
+    BrokerUnavailable,
+    ConfigError,
+    ConnectionLost,
+    ConsumerCancelled,
+    DispatcherError,
+    StorageError,
+    TopologyMismatch,
+)
 from ..model.topology import check_name
 from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerInterrupted, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
@@ -33,6 +41,8 @@ What it delivers all the same is handed back by the consumer, or taken back with
 """
 
 NAMED_TASKS = 5
+MAX_PREFETCH = 65_535
+"""What AMQP's `basic.qos` can say (section 1.8.3.3)."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
@@ -67,8 +77,10 @@ class WorkerConfig(msgspec.Struct, frozen=True):
             value = getattr(self, what)
             if value is None and what != "limit":
                 continue
-            if type(value) is not int or not 1 <= value <= 65_535:
-                raise ConfigError(f"{what} of worker {self.name!r}: expected an integer from 1 to 65535, got {value!r}")
+            if type(value) is not int or not 1 <= value <= MAX_PREFETCH:
+                raise ConfigError(
+                    f"{what} of worker {self.name!r}: expected an integer from 1 to {MAX_PREFETCH}, got {value!r}"
+                )
 
 
 class WorkerHost(Protocol):
@@ -91,6 +103,7 @@ class Worker:
         hub: EventHub,
         execution: Execution,
         settler: Settler,
+        start_seconds: float,
         slots: Slots | None = None,
     ) -> None:
         self.config = config
@@ -98,8 +111,10 @@ class Worker:
         self.registry = tasks if isinstance(tasks, Registry) else Registry(tasks)
         max_overrunning = config.max_overrunning or config.limit
         can_overrun = any(task.timeout_seconds is not None for task in self.registry.values())
-        self.prefetch = config.prefetch or config.limit + (max_overrunning if can_overrun else 0)
+        self.prefetch = config.prefetch or min(MAX_PREFETCH, config.limit + (max_overrunning if can_overrun else 0))
         self._host = host
+        self._start_seconds = start_seconds
+        self._held_up_by = ""
         self._hub = hub
         self._execution = execution
         self._settler = settler
@@ -114,6 +129,7 @@ class Worker:
             slots=self._slots,
             max_overrunning=max_overrunning,
         )
+        self._session: Session | None = None
         self._consumer: Consumer | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._taking: asyncio.Task[None] | None = None
@@ -142,8 +158,9 @@ class Worker:
     async def start(self) -> None:
         """Consume. Returns once the broker delivers to this worker; twice is fine.
 
-        Raises `ConfigError` after `close()`, and what the broker says: `TopologyMismatch`, `StorageError`,
-        `ConnectionLost`. It may be tried again then.
+        Waits for a connection, and for the broker to let it consume, at most the server's `publish_timeout_seconds`, then
+        raises `BrokerUnavailable`. Raises `ConfigError` after `close()`, and what the broker says: `TopologyMismatch`,
+        `StorageError`, `ConnectionLost`. It may be tried again then.
         """
         if self._draining:
             raise ConfigError(f"worker {self.name!r} was closed; make a new one")
@@ -151,7 +168,17 @@ class Worker:
             self._started = asyncio.get_running_loop().create_future()
             self._taking = self._task(self._take_deliveries(self._started), "taking")
             self._beginning = self._beginning or self._task(self._begin_waiting(), "beginning")
-        await asyncio.shield(self._started)
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                await asyncio.shield(self._started)
+        except TimeoutError:
+            self._taking.cancel()
+            await asyncio.wait([self._taking], timeout=STOP_SECONDS)
+            because = f": {self._held_up_by}" if self._held_up_by else ""
+            raise BrokerUnavailable(
+                f"worker {self.name!r} could not begin to consume queue {self.config.queue!r} within"
+                f" {self._start_seconds:g} s{because}"
+            ) from None
 
     def _task(self, coroutine: Coroutine[Any, Any, None], role: str) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, name=f"dispatcher worker {self.name}: {role}")
@@ -195,6 +222,7 @@ class Worker:
 
     async def _stop_taking(self) -> None:
         self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running, self.runs.overrunning))
+        self._settler.drain()
         if self._beginning is not None:
             self._beginning.cancel()
             await asyncio.wait([self._beginning])
@@ -219,7 +247,7 @@ class Worker:
                 try:
                     await self._consume_once(started)
                 except (ConnectionLost, ConsumerCancelled, TopologyMismatch, StorageError) as error:
-                    if not started.done() and not isinstance(error, ConnectionLost):
+                    if not started.done() and not isinstance(error, ConnectionLost | ConsumerCancelled):
                         raise
                     await self._interruptibly(self._before_consuming_again(error))
         except DispatcherError as error:
@@ -234,13 +262,16 @@ class Worker:
 
     async def _before_consuming_again(self, error: DispatcherError) -> None:
         """The session or the queue is gone: wait for a session, and have the queue declared again."""
-        if isinstance(error, ConnectionLost):
-            await self._host.live_session()
+        self._held_up_by = str(error)
+        is_lost = isinstance(error, ConnectionLost)
+        if is_lost and await self._host.live_session() is not self._session:
             return
-        if str(error) != self._interrupted_by:  # not every second
-            self._interrupted_by = str(error)
+        if self._held_up_by != self._interrupted_by:  # not every second
+            self._interrupted_by = self._held_up_by
             self._hub.emit(WorkerInterrupted(self.name, self.config.queue, self._interrupted_by))
         await asyncio.sleep(CONSUME_RETRY_SECONDS)
+        if is_lost:
+            return  # the session lives, and has no connection for consumers: the queue is as it was
         try:
             await self._host.declare_for(self.config)
         except TopologyMismatch:
@@ -255,7 +286,7 @@ class Worker:
             self._interruptible = False
 
     async def _consume_once(self, started: asyncio.Future[None]) -> None:
-        session = await self._interruptibly(self._host.live_session())
+        session = self._session = await self._interruptibly(self._host.live_session())
         self.runs.orphan(session)
         consumer = self._consumer = await session.consume(self.config.queue, prefetch=self.prefetch)
         if self._draining:

@@ -22,7 +22,7 @@ from amqp_peer import (
 )
 from pamqp import commands, heartbeat
 
-from dispatcher.amqp.core import Status
+from dispatcher.amqp.core import HEADER_SLACK_BYTES, LEAST_BYTES_PER_SECOND, Status
 from dispatcher.amqp.errors import ChannelGone, ConnectionForced, PeerLost
 from dispatcher.amqp.events import (
     Answered,
@@ -239,6 +239,36 @@ def test_silence_of_two_heartbeats_ends_the_connection() -> None:
     assert peer.core.lost("the socket ended") == []
 
 
+def test_a_frame_that_never_ends_is_no_sign_of_life() -> None:
+    """One altered byte of a size, and all heartbeats that follow are taken for its content: that is noticed."""
+    peer = open_peer(heartbeat_seconds=5)
+    open_channel(peer, prefetch=10)
+    frame = bytearray(marshal(delivery(1))[:21])
+    frame[5] ^= 0x80  # 32 KiB more
+    peer.receive(bytes(frame))
+    size = int.from_bytes(frame[3:7], "big") + 8
+    while peer.now + 5 < 10 + size / LEAST_BYTES_PER_SECOND:
+        peer.now += 5
+        assert peer.send(heartbeat.Heartbeat(), channel=0) == []
+        assert peer.core.tick(peer.now) == []
+    peer.now += 5
+    peer.send(heartbeat.Heartbeat(), channel=0)
+    error = error_of(peer.core.tick(peer.now))
+    assert type(error) is PeerLost and f"a frame of {size} bytes" in str(error)
+
+
+def test_a_large_frame_over_a_slow_link_has_its_time() -> None:
+    """As long as it is not slower than a kilobyte a second."""
+    peer = open_peer(heartbeat_seconds=1)
+    open_channel(peer, prefetch=10)
+    stream = marshal(delivery(1, b"x" * 100_000))
+    for at in range(0, len(stream), 1024):
+        assert peer.core.tick(peer.now) == []
+        events = peer.receive(stream[at : at + 1024])
+        peer.now += 1
+    assert len(contents(events)) == 1
+
+
 def test_no_heartbeat_no_silence() -> None:
     """Where none were agreed on, silence says nothing; nor does it while closing, which has a deadline of its own."""
     peer = open_peer(heartbeat_seconds=0, settings=None)
@@ -327,3 +357,33 @@ def test_the_largest_frame() -> None:
     frames = delivery(2, b"x", properties=properties)
     assert len(marshal(frames[1:2])) == FRAME_MAX
     assert len(contents(peer.send(*frames))) == 1
+
+
+@pytest.mark.parametrize(("more", "taken"), [(HEADER_SLACK_BYTES, True), (HEADER_SLACK_BYTES + 1, False)])
+def test_a_header_frame_may_have_grown_on_the_way(more: int, taken: bool) -> None:
+    """RabbitMQ adds its notes to headers that filled a frame when they were sent. Within bounds: it is kept whole."""
+    for size in (7, 8, 200_000):
+        peer = open_peer()
+        open_channel(peer, prefetch=10)
+        text = "x" * (FRAME_MAX - 8 - 12 - 2 - 4 - 15 + more)
+        frames = delivery(1, b"x", properties=commands.Basic.Properties(headers={RETURN_HEADER: text}))
+        method, header, body = (marshal(frames[at : at + 1]) for at in range(3))
+        assert len(header) == FRAME_MAX + more
+        events = peer.receive(method) + peer.receive(header[:size])
+        if taken:
+            [content] = contents(events + peer.receive(header[size:] + body))
+            assert content.properties.headers == {RETURN_HEADER: text}
+        else:
+            assert_clean_end(peer, events)
+
+
+@pytest.mark.parametrize("kind", [1, 3])
+def test_no_other_frame_may_be_larger(kind: int) -> None:
+    """It is refused as soon as its size is known, before a byte of it has come."""
+    for claimed in (FRAME_MAX - 8 + 1, 2**32 - 1):
+        for extra in (b"", b"x"):
+            peer = open_peer()
+            open_channel(peer, prefetch=10)
+            head = bytes([kind]) + (1).to_bytes(2, "big") + claimed.to_bytes(4, "big")
+            assert_clean_end(peer, peer.receive(head + extra))
+            assert peer.receive(b"x" * 1000) == []

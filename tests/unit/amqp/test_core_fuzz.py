@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from pamqp import body, commands, header, heartbeat
 
 from dispatcher.amqp.channel_state import ChannelState
-from dispatcher.amqp.core import Core, Status
+from dispatcher.amqp.core import HEADER_SLACK_BYTES, Core, Status
 from dispatcher.amqp.errors import ProtocolError
 from dispatcher.amqp.events import Answered, ChannelClosed, Confirmed, ConnectionClosed, Event
 from dispatcher.amqp.methods import BasicGet, QueueDeclare
@@ -80,7 +80,9 @@ def memory_bound(limit: int) -> Iterator[None]:
 BROKEN = {
     "a frame of 4 GiB": b"\x01\x00\x01\xff\xff\xff\xff\x00",
     "a frame larger than agreed": struct.pack(">BHI", 3, 1, FRAME_MAX - 7) + b"\x00",
-    "a header larger than agreed": DELIVER + content_header(6, properties=b"\x00" * FRAME_MAX) + BODY,
+    "a header larger than agreed": DELIVER
+    + content_header(6, properties=b"\x00" * (FRAME_MAX + HEADER_SLACK_BYTES))
+    + BODY,
     "a body frame larger than agreed": DELIVER + content_header(FRAME_MAX) + raw(3, 1, b"x" * FRAME_MAX),
     "a method with a wrong end": DELIVER[:-1] + b"\xcd" + HEADER + BODY,
     "a header with a wrong end": DELIVER + HEADER[:-1] + b"\xcd" + BODY,

@@ -222,7 +222,6 @@ async def test_close_ends_it_for_the_peer(link: Connect) -> None:
     stream.send(b"goodbye")
     stream.close()
     stream.close()
-    stream.abort()
     assert await peer.receive_end() == b"goodbye"
     assert not heard.reasons
 
@@ -238,17 +237,6 @@ async def test_close_drops_what_is_unsent(link: Connect) -> None:
         assert len(await peer.receive_end()) < len(LARGE)
     except (ssl.SSLEOFError, ConnectionResetError):
         pass  # TLS tells that a record is missing, or a ticket of the peer's that was not read made it a reset
-
-
-async def test_abort_resets(link: Connect) -> None:
-    """The peer's next read fails."""
-    stream, peer = await link()
-    heard = Heard(stream)
-    stream.abort()
-    with pytest.raises(ConnectionResetError):
-        while await peer.receive_raw():  # a session ticket may come first
-            pass
-    assert not heard.reasons
 
 
 async def test_may_be_closed_by_who_hears_data(link: Connect) -> None:
@@ -436,8 +424,7 @@ def in_child(do: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("way", [Stream.close, Stream.abort], ids=["close", "abort"])
-async def test_a_forked_child_leaves_its_parents_stream_alone(link: Connect, way: Callable[[Stream], None]) -> None:
+async def test_a_forked_child_leaves_its_parents_stream_alone(link: Connect) -> None:
     """The child sends nothing, not even a goodbye, and the parent goes on sending and hearing."""
     stream, peer = await link()
     heard = Heard(stream)
@@ -446,7 +433,7 @@ async def test_a_forked_child_leaves_its_parents_stream_alone(link: Connect, way
     def child() -> None:
         stream.send(b"from the child")
         stream.read_now()
-        way(stream)
+        stream.close()
         assert not heard.reasons
 
     assert in_child(child) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from dispatcher.brokers.rabbitmq.ladder import (
     MAX_DELAY_MS,
     UNREACHABLE_DELIVERY_LIMIT,
     detour,
+    for_exchange,
     ladder,
     level_names,
     strip,
@@ -72,15 +74,14 @@ def walk(plan: Plan, exchange: str, key: str, headers: Mapping[str, Any]) -> Ite
 @given(
     st.one_of(st.integers(1, 10_000), st.integers(1, MAX_DELAY_MS)),
     st.sampled_from(
-        [("ex", "k", ["dispatcher.delay.to.ex", "q"]), (DELAY_EXCHANGE, "q", ["q"])]
-        + [("ex", "strange", ["dispatcher.delay.other.ex"])]
-        + [(DELAY_EXCHANGE, "full", ["dispatcher.delay.back.full", "full"]), (DELAY_EXCHANGE, "gone", [LOST_QUEUE])]
+        [("ex", "k", ["dispatcher.delay.back.q", "q"]), (DELAY_EXCHANGE, "q", ["dispatcher.delay.back.q", "q"])]
+        + [("ex", "strange", [LOST_QUEUE]), ("another", "k", [LOST_QUEUE]), (DELAY_EXCHANGE, "gone", [LOST_QUEUE])]
     ),
     st.sampled_from([V310, V41, V43]),
     st.integers(0, 9),
 )
-@example(1, (DELAY_EXCHANGE, "q", ["q"]), V310, 4)
-@example(MAX_DELAY_MS, ("ex", "k", ["dispatcher.delay.to.ex", "q"]), V310, 4)
+@example(1, (DELAY_EXCHANGE, "q", ["dispatcher.delay.back.q", "q"]), V310, 4)
+@example(MAX_DELAY_MS, ("ex", "k", ["dispatcher.delay.back.q", "q"]), V310, 4)
 def test_every_delay_ends_at_its_target_in_time(
     delay_ms: int, target: tuple[str, str, list[str]], features: Features, priority: int
 ) -> None:
@@ -138,7 +139,7 @@ def test_a_priority_changes_nothing_but_the_lane() -> None:
     """Both ladders meet at the same end, and share nothing before."""
     way = detour(6300, "ex", due_at_ms=0, priority=9, features=V41)
     stops = [queue for queue, _ in walk(PLANS[V41], way.exchange, "k", way.headers)]
-    assert stops == [f"dispatcher.delay.high.{n}" for n in range(5, -1, -1)] + ["dispatcher.delay.to.ex", "q"]
+    assert stops == [f"dispatcher.delay.high.{n}" for n in range(5, -1, -1)] + ["dispatcher.delay.back.q", "q"]
 
 
 def test_every_queue_of_the_ladder_is_safe() -> None:
@@ -158,13 +159,41 @@ def test_every_queue_of_the_ladder_is_safe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queue", "found"),
-    [("q", ["q"]), ("full", ["dispatcher.delay.back.full"]), ("gone", [])]
-    + [(way_key("q"), ["dispatcher.delay.probe"]), (way_key("gone"), [])],
+    ("exchange", "key", "found"),
+    [
+        (DELAY_EXCHANGE, "q", ["dispatcher.delay.back.q"]),
+        (DELAY_EXCHANGE, "gone", []),
+        (DELAY_EXCHANGE, way_key("q"), ["dispatcher.delay.probe"]),
+        (DELAY_EXCHANGE, way_key("gone"), []),
+        (for_exchange("ex"), way_key("k"), ["dispatcher.delay.probe"]),
+        (for_exchange("ex"), way_key("strange"), []),
+    ],
 )
-def test_what_is_not_delayed_is_returned_where_it_has_no_way(queue: str, found: list[str]) -> None:
-    """It is not kept among the dead letters of the delays; and so a queue can be asked for without reaching it."""
-    assert route(PLANS[V310], DELAY_EXCHANGE, queue, {}) == found
+def test_what_is_not_delayed_is_returned_where_it_has_no_way(exchange: str, key: str, found: list[str]) -> None:
+    """It is not kept among the dead letters of the delays; and so a way can be asked for without going there."""
+    assert route(PLANS[V310], exchange, key, {}) == found
+
+
+def test_a_queue_that_is_deleted_meanwhile() -> None:
+    """What was delayed becomes a dead letter; a copy without a delay waits until it is declared again."""
+    plan = msgspec.structs.replace(
+        PLANS[V310], bindings=tuple(binding for binding in PLANS[V310].bindings if binding.destination != "q")
+    )
+    way = detour(100, "ex", due_at_ms=0, priority=4, features=V310)
+    assert [queue for queue, _ in walk(plan, way.exchange, "k", way.headers)][-2:] == [
+        "dispatcher.delay.back.q",
+        LOST_QUEUE,
+    ]
+    assert [queue for queue, _ in walk(plan, DELAY_EXCHANGE, "q", {})] == ["dispatcher.delay.back.q"]
+
+
+def test_two_queues_of_one_key_get_one_each() -> None:
+    """As they do without a delay."""
+    topology = Topology("ex", (Queue("a", binding_keys=("k",)), Queue("b", binding_keys=("k", "l"))))
+    plan = plan_of(topology, V310)
+    assert route(plan, for_exchange("ex"), "k", {}) == ["dispatcher.delay.back.a", "dispatcher.delay.back.b"]
+    assert route(plan, for_exchange("ex"), way_key("k"), {}) == ["dispatcher.delay.probe"]
+    assert route(plan, for_exchange("ex"), "l", {}) == ["dispatcher.delay.back.b"]
 
 
 def death(queue: str, reason: str = "expired") -> dict[str, Any]:
@@ -186,7 +215,7 @@ def test_nothing_of_the_way_is_left() -> None:
     """The sender's headers come out as they went in."""
     way = detour(12_700, "ex", due_at_ms=5, priority=4, features=V310)
     deaths = {
-        "x-death": [death("dispatcher.delay.to.ex"), death("dispatcher.delay.0"), death("dispatcher.delay.high.1")]
+        "x-death": [death("dispatcher.delay.back.q"), death("dispatcher.delay.0"), death("dispatcher.delay.high.1")]
     }
     came = {"a": 1} | way.headers | deaths | first_and_last("dispatcher.delay.5", "dispatcher.delay.0")
     came |= {names.PUBLISH: 7, names.ATTEMPT: 2}

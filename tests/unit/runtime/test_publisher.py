@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -17,13 +17,15 @@ from dispatcher.errors import (
     PublishManyError,
     PublishRefused,
     PublishUnknown,
+    TopologyMissing,
     Unroutable,
 )
-from dispatcher.model.task import Task
+from dispatcher.model.task import Task, TaskArgument
 from dispatcher.observe.context import CURRENT_TASK, CurrentTask
 from dispatcher.observe.hooks import EventHub
 from dispatcher.observe.logs import LogObserver
-from dispatcher.runtime.publisher import Publisher
+from dispatcher.runtime import publisher as publisher_module
+from dispatcher.runtime.publisher import PUBLISH_MANY_WINDOW, Publisher
 
 TIMEOUT_SECONDS = 0.2
 
@@ -67,13 +69,13 @@ async def publishers() -> AsyncIterator[list[Publisher]]:
         publisher.close()
 
 
-def publisher_of(source: Played, made: list[Publisher]) -> Publisher:
+def publisher_of(source: Played, made: list[Publisher], timeout_seconds: float = TIMEOUT_SECONDS) -> Publisher:
     publisher = Publisher(
         source,  # type: ignore[arg-type]
         EventHub(LogObserver(logging.getLogger("test"))),
         exchange="ex",
         default_routing_key="rk",
-        publish_timeout_seconds=TIMEOUT_SECONDS,
+        publish_timeout_seconds=timeout_seconds,
         max_body_bytes=1000,
     )
     made.append(publisher)
@@ -109,6 +111,8 @@ async def test_it_tries_again_within_its_deadline(answers: tuple[object, ...], p
         ((BrokerBlocked("alarm"),), BrokerBlocked),
         ((None,), PublishUnknown),
         ((ConnectionLost("cut"), PublishRefused("full")), PublishUnknown),
+        ((ConnectionLost("cut"), Unroutable("the queue was deleted meanwhile")), PublishUnknown),
+        ((ConnectionLost("cut"), TopologyMissing("so was the exchange")), PublishUnknown),
     ],
 )
 async def test_its_error_is_honest_and_names_the_task(
@@ -180,6 +184,44 @@ async def test_many_share_one_deadline(publishers: list[Publisher]) -> None:
         await publisher.publish_many(Task("task") for _ in range(50))
     assert len(caught.value.failed) == 50
     assert loop.time() - started < 10 * TIMEOUT_SECONDS
+
+
+async def test_many_are_tried_again_at_the_same_time(publishers: list[Publisher]) -> None:
+    """An alarm that is over: a thousand refusals are not worked off one by one, each after its pause."""
+    source = Played(*[BrokerBlocked("alarm")] * 1000, OK)
+    publisher = publisher_of(source, publishers, timeout_seconds=5.0)  # a tenth of what all pauses together would be
+    receipts = await publisher.publish_many(Task("task", uuid=f"{n}") for n in range(1000))
+    assert [receipt.uuid for receipt in receipts] == [f"{n}" for n in range(1000)]
+
+
+async def test_many_that_end_early_leave_nothing_behind(publishers: list[Publisher]) -> None:
+    """The tasks raise while others are being tried again: those are given up, and nobody misses their errors."""
+    source = Played(*[BrokerBlocked("alarm")] * (PUBLISH_MANY_WINDOW + 10), None)
+
+    def tasks() -> Iterator[Task]:
+        for _ in range(PUBLISH_MANY_WINDOW + 1):
+            yield Task("task")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        await publisher_of(source, publishers).publish_many(tasks())
+
+
+async def test_large_tasks_in_flight_are_bounded_by_their_size(
+    publishers: list[Publisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a thousand of a megabyte each: what is on its way is held in memory."""
+    monkeypatch.setattr(publisher_module, "PUBLISH_MANY_BYTES", 4_000)
+    source = Played(None)
+    large = Task("task", [TaskArgument("string", "x" * 900)])
+    many = publisher_of(source, publishers).publish_many(large for _ in range(100))
+    publishing = asyncio.create_task(many)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(source.messages) == 5
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
 
 
 async def test_a_cancelled_caller_stops_waiting(publishers: list[Publisher]) -> None:

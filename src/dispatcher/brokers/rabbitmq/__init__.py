@@ -26,7 +26,7 @@ class RabbitBroker:
         self._url = url
         self._context = context
         # Not always the first one first: the clients of a cluster spread over its nodes.
-        self._hosts = random.sample(url.hosts, len(url.hosts))
+        self._hosts = tuple(random.sample(url.hosts, len(url.hosts)))
         self._known = Known()
 
         self._warned = False
@@ -38,7 +38,7 @@ class RabbitBroker:
         return ", ".join(f"{host}:{port}" for host, port in self._url.hosts)
 
     async def connect(self, *, name: str, on_event: OnEvent) -> RabbitSession:
-        """Open a session. One attempt is each host once; the next begins where this one left off.
+        """Open a session. One attempt is each host once, the one that answered last before the others.
 
         `ConnectionLost` names what each host said. `AuthenticationError` and other `ConfigError`s (TLS verification)
         are raised at once: another host of the same broker would say the same.
@@ -62,16 +62,19 @@ class RabbitBroker:
     async def _open(self, name: str, on_blocked: Callable[[str], None], on_unblocked: Callable[[], None]) -> Connection:
         context = self._context()
         failures: list[str] = []
-        for _ in range(len(self._hosts)):
-            host = self._hosts[0]
+        hosts = self._hosts
+        for at, host in enumerate(hosts):
             try:
-                return await open_connection(
+                connection = await open_connection(
                     self._url, host=host, context=context, name=name, on_blocked=on_blocked, on_unblocked=on_unblocked
                 )
             except AmqpError as error:
-                self._hosts.append(self._hosts.pop(0))
                 failed = connect_error(error, f"{host[0]}:{host[1]}", self._url)
                 if isinstance(failed, ConfigError):
                     raise failed from None  # the cause's frames hold the login
                 failures.append(str(failed))
+            else:
+                # In one step, for other threads connect too: those that failed come last the next time.
+                self._hosts = (*hosts[at:], *hosts[:at])
+                return connection
         raise ConnectionLost("; ".join(failures))

@@ -18,9 +18,8 @@ from ...amqp.events import Content
 from ...amqp.methods import QueueDeclare, QueueDeclareOk
 from ...errors import DispatcherError
 from ...model import headers as names
-from ...model.topology import DELAY_EXCHANGE
 from ..base import BrowsedMessage, Message
-from .delivery import counted_deliveries, raw_headers, read_headers
+from .delivery import counted_deliveries, raw_headers, read_headers, target_of
 from .ladder import is_service
 from .translate import refusal
 
@@ -107,10 +106,8 @@ class Browse:
         """A message of `queue`, or one on its way there through the ladder."""
         properties = content.properties
         raw = raw_headers(properties)
-        due, to, published = (raw.get(name) for name in (names.DELAY_DUE, names.DELAY_TO, names.FIRST_PUBLISHED_AT))
-        exchange = content.exchange
-        if is_service(exchange):
-            exchange = to if isinstance(to, str) else DELAY_EXCHANGE
+        due, published = (raw.get(name) for name in (names.DELAY_DUE, names.FIRST_PUBLISHED_AT))
+        exchange = target_of(raw) if is_service(content.exchange) else content.exchange
         headers = read_headers(properties, queue)
         count = counted_deliveries(headers)
         return BrowsedMessage(

@@ -22,6 +22,7 @@ from .inequivalent import Declaration, Found, differences_of, read_refusal
 from .ladder import LOST_QUEUE, is_service
 from .plan import plan_of
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
+from .translate import is_down
 from .version import Features
 
 __all__ = ["OpenChannel", "compare", "declare", "has_ladder"]
@@ -103,6 +104,8 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
                     tell(difference)
             elif isinstance(refusal, AccessRefused):
                 denied.append(spec)
+            elif is_down(refusal):
+                tell(TopologyDiffers(_name(spec), "available", f"its node is down ({refusal.text})"))
             elif refusal is not None:
                 raise refusal
         if not ours:
@@ -113,7 +116,11 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
 async def _check_present(open_channel: OpenChannel, denied: Sequence[Spec]) -> None:
     """`TopologyMismatch` if one that we may not declare does not exist."""
     refusals = await _ask(open_channel, [_passive(spec) for spec in denied])
-    absent = [spec for spec, refusal in zip(denied, refusals, strict=True) if isinstance(refusal, NotFound)]
+    absent = [
+        spec
+        for spec, refusal in zip(denied, refusals, strict=True)
+        if isinstance(refusal, NotFound) and not is_down(refusal)
+    ]
     if absent:
         raise TopologyMismatch(
             f"{', '.join(_name(spec) for spec in absent)}: expected it to exist, or the right to create it; this user has"
@@ -127,8 +134,8 @@ async def _bind(open_channel: OpenChannel, plan: Plan) -> bool:
     for ours in (False, True):
         bindings = [binding for binding in plan.bindings if is_service(binding.source) is ours]
         for refusal in await _ask(open_channel, [_binding(binding) for binding in bindings], until_denied=ours):
-            if refusal is None:
-                continue
+            if refusal is None or is_down(refusal):
+                continue  # a durable queue keeps its bindings while its node is away
             # Whether a binding exists cannot be asked. No ladder, and no right to make it: the sender of a delay is told.
             if not isinstance(refusal, AccessRefused) and not (ours and isinstance(refusal, NotFound)):
                 raise refusal
@@ -151,7 +158,8 @@ async def _verify(open_channel: OpenChannel, topology: Topology, plan: Plan) -> 
         if refusal is None:
             present.append(spec)
         elif isinstance(refusal, NotFound):
-            wrong.append(f"{_name(spec)} does not exist")
+            if not is_down(refusal):
+                wrong.append(f"{_name(spec)} does not exist")
         elif isinstance(refusal, ResourceLocked):
             wrong.append(f"{_name(spec)} belongs to another connection alone")
         elif not isinstance(refusal, AccessRefused):

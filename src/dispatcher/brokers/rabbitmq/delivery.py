@@ -13,7 +13,7 @@ from ...model.topology import DELAY_EXCHANGE
 from .deaths import with_reason, with_reason_of_delay
 from .ladder import LOST_QUEUE, is_service, strip
 
-__all__ = ["DeliveringConsumer", "RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers"]
+__all__ = ["DeliveringConsumer", "RabbitDelivery", "counted_deliveries", "raw_headers", "read_headers", "target_of"]
 
 
 def raw_headers(properties: Properties) -> dict[str, Any]:
@@ -31,6 +31,12 @@ def read_headers(properties: Properties, queue: str) -> dict[str, Any]:
     if queue == LOST_QUEUE:
         return strip(with_reason_of_delay(headers))
     return with_reason(strip(headers), queue) if headers else {}
+
+
+def target_of(headers: dict[str, Any]) -> str:
+    """The exchange that a delayed message was published to, from its headers as they came."""
+    to = headers.get(names.DELAY_TO)
+    return to if isinstance(to, str) else DELAY_EXCHANGE
 
 
 def counted_deliveries(headers: dict[str, Any]) -> int | None:
@@ -81,7 +87,7 @@ class RabbitDelivery:
     @property
     def exchange(self) -> str:
         exchange = self._content.exchange
-        return DELAY_EXCHANGE if is_service(exchange) else exchange  # whichever rung of the ladder was its last
+        return target_of(raw_headers(self._properties)) if is_service(exchange) else exchange
 
     @property
     def routing_key(self) -> str:

@@ -22,7 +22,7 @@ from ..base import BrowsedMessage, QueueDepth
 from .browsing import Browse
 from .delivery import raw_headers
 from .ladder import level_names
-from .translate import refusal
+from .translate import is_down, refusal
 from .version import Features
 
 __all__ = ["RabbitInspector"]
@@ -154,9 +154,9 @@ class RabbitInspector:
             found = await channel.call(QueueDeclare(queue=queue, passive=True))
             assert isinstance(found, QueueDeclareOk)
             return found
-        except NotFound:
-            return None
         except AmqpError as error:
+            if isinstance(error, NotFound) and not is_down(error):
+                return None
             raise _failure(error, f"looking at queue {queue!r}", "to do anything with it") from error
         finally:
             await channel.close()

@@ -9,18 +9,14 @@ set; the message enters at its highest bit and goes down the ladder, through the
         +----------------------------------------------> exchange dispatcher.delay.4, and so on down to
 
     exchange dispatcher.delay.due  --- for exchange X ---> exchange dispatcher.delay.for.X
-        |                                                    |  a key that was declared           any other key
-        | for a queue, whose name is the routing key         v                                    v
-        v                                                 queue dispatcher.delay.to.X   queue dispatcher.delay.other.X
-    exchange dispatcher.delay                                |                                    |
-        |                                                    +-----------> exchange X <-----------+
-        +--- the queue has a maximum length ---> queue dispatcher.delay.back.q --+
-        v                                                                        |
-    exchange dispatcher.delay.queues ---> the queue by its name  <---------------+
-        |
-        | there is no such queue, and it has been on the ladder
-        v
-    queue dispatcher.delay.dead
+        |                                                    |  the queues that were declared with its key
+        | for a queue, whose name is the routing key         |
+        v                                                    v
+    exchange dispatcher.delay  -------------------------> queue dispatcher.delay.back.q ---> exchange of that name ---> q
+        .                                                    .                                    .
+        . there is no such queue                             . no such key                        . q was deleted
+        v                                                    v                                    v
+    exchange dispatcher.delay.dead  --- it has been on the ladder ---> queue dispatcher.delay.dead
 
 All messages of one level wait equally long, so that none stands in another's way, and no message meets one level twice.
 The routing key is the target's from the first hop to the last. Every hop is at-least-once: the level forgets a message
@@ -29,13 +25,13 @@ when the next one has it on disk. A hop takes some milliseconds.
 RabbitMQ 4.0 to 4.2 looks for what is due at the head of the messages of high priority or of the others, not of both: one
 that waits may hide one of the other kind that is due. There, priorities above 4 have a ladder of their own, beside.
 
-The last queues are bulkheads. RabbitMQ has at most 32 messages on their way out of one queue, and offers those that
-nobody takes again every three minutes: what a full queue leaves in `back.q` holds up the delays to q and no one
-else's, and what nobody has bound to X waits in `other.X`, where it holds up no key that was declared. A retry
-thus finds room beside a full queue, and comes back to it in time.
+Each queue's `back.q` is a bulkhead. RabbitMQ has at most 32 messages on their way out of one queue, and offers those
+that nobody takes again every three minutes: a queue that is full, or whose node is down, holds up its own delays and no
+one else's. A retry thus finds room beside a full queue, and comes back to it in time.
 
-What comes to `dispatcher.delay` without a delay and finds no queue is returned to who published it. What has been on the
-ladder cannot be: whoever sends it there asks first, with `way_key`, whether the queue is bound.
+What is published without a delay and finds no way is returned to who published it. What has been on the ladder cannot
+be: whoever sends it there asks first, with `way_key`, whether there is a way at the end. What loses it meanwhile
+becomes a dead letter of the delays.
 
 Nothing here talks to a broker. Sources: RabbitMQ's pages on TTL, dead letter exchanges, quorum queues and alternate exchanges.
 """
@@ -50,7 +46,7 @@ import msgspec
 
 from ...errors import ConfigError
 from ...model import headers as names
-from ...model.topology import DELAY_EXCHANGE, MAX_SHORT_STRING, check_name, dead_queue
+from ...model.topology import DELAY_EXCHANGE, MAX_SHORT_STRING, dead_queue
 from ..base import DEFAULT_PRIORITY
 from .specs import Arguments, BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
@@ -62,6 +58,7 @@ __all__ = [
     "UNREACHABLE_DELIVERY_LIMIT",
     "Detour",
     "detour",
+    "for_exchange",
     "is_service",
     "ladder",
     "level_names",
@@ -78,13 +75,10 @@ MAX_DELAY_MS = 3653 * 86_400_000
 
 SERVICE_PREFIX = DELAY_EXCHANGE + "."
 DUE_EXCHANGE = SERVICE_PREFIX + "due"
-QUEUES_EXCHANGE = SERVICE_PREFIX + "queues"
 LOST_QUEUE = dead_queue(DELAY_EXCHANGE)
 """The dead letters of the ladder itself: what came due for a queue that was deleted meanwhile."""
 
 FOR_EXCHANGE = SERVICE_PREFIX + "for."
-TO_EXCHANGE = SERVICE_PREFIX + "to."
-OTHER_KEYS = SERVICE_PREFIX + "other."
 BACK_TO_QUEUE = SERVICE_PREFIX + "back."
 PROBE_QUEUE = SERVICE_PREFIX + "probe"
 HAS_WAY = SERVICE_PREFIX + "way."
@@ -167,8 +161,7 @@ def ladder(features: Features) -> Plan:
     ends = Plan(
         exchanges=(
             ExchangeSpec(LOST_QUEUE, "headers"),
-            ExchangeSpec(QUEUES_EXCHANGE, "direct", _else(LOST_QUEUE)),
-            ExchangeSpec(DELAY_EXCHANGE, "direct", _else(QUEUES_EXCHANGE)),
+            ExchangeSpec(DELAY_EXCHANGE, "direct", _else(LOST_QUEUE)),
             ExchangeSpec(DUE_EXCHANGE, "headers", _else(DELAY_EXCHANGE)),
         ),
         queues=(
@@ -192,52 +185,51 @@ def _rung(lane: str, level: int) -> Plan:
     )
 
 
-def way_to_exchange(exchange: str, keys: Iterable[str]) -> Plan:
-    """What leads delayed messages on to `exchange`; `keys` are those that queues are bound to it with.
-
-    `ConfigError` if its name leaves no room for ours.
-    """
-    check_name("exchange name", exchange, room=len(OTHER_KEYS))
-    sorting, known, other = FOR_EXCHANGE + exchange, TO_EXCHANGE + exchange, OTHER_KEYS + exchange
+def way_to_exchange(exchange: str) -> Plan:
+    """What leads delayed messages for `exchange` on to its queues, which `way_to_queue` adds."""
+    name = for_exchange(exchange)
     return Plan(
-        exchanges=(ExchangeSpec(other, "fanout"), ExchangeSpec(sorting, "direct", _else(other))),
-        queues=(_transit(known, 0, exchange), _transit(other, 0, exchange)),
+        exchanges=(ExchangeSpec(name, "direct", _else(LOST_QUEUE)),),
+        bindings=(BindingSpec(DUE_EXCHANGE, name, arguments=_has(names.DELAY_TO, exchange), to_exchange=True),),
+    )
+
+
+def way_to_queue(queue: str, exchange: str, keys: Iterable[str]) -> Plan:
+    """What leads to `queue`: retries and snoozes by its name, delayed messages for `exchange` by the `keys` it is bound with.
+
+    What `way_key` asks for is bound last.
+    """
+    name = _named(BACK_TO_QUEUE, queue)
+    ways = [(DELAY_EXCHANGE, queue), *((for_exchange(exchange), key) for key in keys)]
+    return Plan(
+        exchanges=(ExchangeSpec(name, "fanout", _else(LOST_QUEUE)),),
+        queues=(_transit(name, 0, name),),
         bindings=(
-            BindingSpec(other, other),
-            *(BindingSpec(sorting, known, key) for key in keys),
-            BindingSpec(DUE_EXCHANGE, sorting, arguments=_has(names.DELAY_TO, exchange), to_exchange=True),
+            BindingSpec(name, queue),
+            *(BindingSpec(source, name, key) for source, key in ways),
+            *(BindingSpec(source, PROBE_QUEUE, way_key(key)) for source, key in ways),
         ),
     )
 
 
-def way_to_queue(queue: str, *, bounded: bool) -> Plan:
-    """What leads retries and snoozes back to `queue`, which may be full if it is `bounded`.
+def for_exchange(exchange: str) -> str:
+    """The exchange that delayed messages for `exchange` come to in the end, and that knows the keys of its queues."""
+    return _named(FOR_EXCHANGE, exchange)
 
-    The way round by `back.q` is preferred to the straight one rather than put in its place, so that a queue that had
-    no bound when it was first declared does not get two copies. What `way_key` asks for is bound last.
+
+def way_key(key: str) -> str:
+    """The key with which a message is returned where one with `key` would be, and else vanishes.
+
+    For `DELAY_EXCHANGE`, where `key` is a queue's name, and what `for_exchange` gives. AMQP cannot be asked for bindings.
     """
-    straight = Plan(
-        bindings=(
-            BindingSpec(QUEUES_EXCHANGE, queue, queue),
-            BindingSpec(QUEUES_EXCHANGE, PROBE_QUEUE, way_key(queue)),
-        )
-    )
-    if not bounded:
-        return straight
-    check_name("name of a queue with a max_length", queue, room=len(BACK_TO_QUEUE))
-    name = BACK_TO_QUEUE + queue
-    way_round = Plan(queues=(_transit(name, 0, QUEUES_EXCHANGE),), bindings=(BindingSpec(DELAY_EXCHANGE, name, queue),))
-    return join([way_round, straight])
+    return _named(HAS_WAY, key)
 
 
-def way_key(queue: str) -> str:
-    """The key with which a message to `DELAY_EXCHANGE` is returned if `queue` has no way back, and else vanishes.
-
-    AMQP cannot be asked for bindings. Of a name that leaves no room for ours it has a digest.
-    """
-    name = queue.encode("utf-8", "surrogatepass")
-    is_short = len(name) <= MAX_SHORT_STRING - len(HAS_WAY)
-    return HAS_WAY + (queue if is_short else hashlib.blake2b(name, digest_size=16).hexdigest())
+def _named(prefix: str, name: str) -> str:
+    """A name of ours for something of that name; of one that leaves no room for ours it has a digest."""
+    text = name.encode("utf-8", "surrogatepass")
+    fits = len(text) <= MAX_SHORT_STRING - len(prefix)
+    return prefix + (name if fits else hashlib.blake2b(text, digest_size=16).hexdigest())
 
 
 def level_names(features: Features) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from .ladder import (
     PLAIN_LANE,
     SERVICE_PREFIX,
     UNREACHABLE_DELIVERY_LIMIT,
+    for_exchange,
     is_service,
     ladder,
     way_to_exchange,
@@ -36,7 +37,7 @@ def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True)
     `with_ladder` False: the ladder of delays, which all topologies of a vhost share, is known to be there.
 
     A queue that is asked for and has the name of another one's dead letters is made as it is asked for. `ConfigError`
-    for a name that is ours, or too long for the names made of it.
+    for a name that is ours.
     """
     _check_not_ours("exchange", topology.exchange)
     for queue in topology.queues:
@@ -46,7 +47,7 @@ def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True)
         [
             exchanges,
             ladder(features) if with_ladder else Plan(),
-            way_to_exchange(topology.exchange, (key for queue in topology.queues for key in queue.binding_keys)),
+            way_to_exchange(topology.exchange),
             *(_queue(topology.exchange, queue, features) for queue in topology.queues),
             *(_dead_letters(queue) for queue in topology.queues),
         ]
@@ -64,7 +65,7 @@ def _queue(exchange: str, queue: Queue, features: Features) -> Plan:
         bindings=tuple(BindingSpec(exchange, queue.name, key) for key in queue.binding_keys),
         notes=_notes(queue, features),
     )
-    return join([own, way_to_queue(queue.name, bounded=queue.max_length is not None)])
+    return join([own, way_to_queue(queue.name, exchange, queue.binding_keys)])
 
 
 def _dead_letters(queue: Queue) -> Plan:
@@ -156,17 +157,18 @@ def roles(topology: Topology) -> dict[str, Rights]:
     queues = [re.escape(queue.name) for queue in topology.queues]
     dead = [re.escape(dead_queue(queue.name)) for queue in topology.queues]
     dead_exchange, delay_exchange = re.escape(DEAD_EXCHANGE), re.escape(DELAY_EXCHANGE)
-    levels = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
+    delays = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
+    delays.append(re.escape(for_exchange(topology.exchange)))  # to ask whether there is a way at the end of a delay
     # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
     # and read on what has it. So who installs may send and consume: RabbitMQ has no right for the one without the other.
     everything = _one_of([exchange, *queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"])
     nothing = "^$"
     return {
         "install": Rights(configure=everything, write=everything, read=everything),
-        "publish": Rights(configure=nothing, write=_one_of([exchange, *levels]), read=nothing),
+        "publish": Rights(configure=nothing, write=_one_of([exchange, *delays]), read=nothing),
         "work": Rights(
             configure=nothing,
-            write=_one_of([exchange, dead_exchange, delay_exchange, *levels]),
+            write=_one_of([exchange, dead_exchange, delay_exchange, *delays]),
             read=_one_of(queues) if queues else nothing,
         ),
     }

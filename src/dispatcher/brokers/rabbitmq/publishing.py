@@ -25,7 +25,9 @@ from ...errors import (
     BrokerBlocked,
     ConnectionLost,
     DispatcherError,
+    PublishError,
     PublishRefused,
+    PublishUnknown,
     TopologyMissing,
     Unroutable,
 )
@@ -53,7 +55,7 @@ _NUMBER_SIZE = len(_NUMBER_FIELD) + _TAGGED_INT64.size
 class Publish:
     """One publish on its way: the message as bytes, and the future of who waits for it."""
 
-    __slots__ = ("exchange", "fields", "future", "message", "priority", "tries")
+    __slots__ = ("exchange", "fields", "future", "message", "priority", "tries", "uncertain")
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Publish:
         self.fields = encode_table(headers)[4:]  # now: what the sender does to its mapping later changes no message
         self.future = future
         self.tries = 0
+        self.uncertain = False  # an earlier try may have been accepted: what the broker says of a later one is not all
 
     def properties(self, number: int) -> bytes:
         fields, message = self.fields, self.message
@@ -85,8 +88,14 @@ class Publish:
         )
 
     def fail(self, error: DispatcherError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        """End it with `error`, which says that it is in no queue, unless that is not known."""
+        if self.future.done():
+            return
+        if self.uncertain and isinstance(error, PublishError):
+            text = f"message {self.message.uuid!r:.100}: an earlier try may have been accepted; then: {error}"
+            may_help = isinstance(error, BrokerBlocked) or (isinstance(error, PublishRefused) and not error.final)
+            error = ConnectionLost(text) if may_help else PublishUnknown(text, uuid=self.message.uuid)
+        self.future.set_exception(error)
 
 
 @functools.lru_cache(maxsize=64)
@@ -121,6 +130,8 @@ class ExchangePublisher:
         self._opening: asyncio.Task[None] | None = None
         self._waiting: deque[Publish] = deque()
         self._suspects = 0  # how many of the first that wait are to be sent one at a time
+        self._is_shared = is_service(exchange)  # by all rungs of the ladder
+        self._worked: set[str] = set()  # the exchanges that have accepted something on the present channel
 
     def publish(self, publish: Publish) -> None:
         """Send it, or keep it until the channel is open."""
@@ -163,16 +174,20 @@ class ExchangePublisher:
             publish.fail(ArgumentError(f"properties and headers of message {message.uuid!r:.100}: {error}"))
 
     async def _open(self) -> None:
+        channel: Channel | None = None
         try:
             channel = await self._open_channel()
             await channel.select_confirms(self, return_header=names.PUBLISH)
         except AmqpError as error:
+            if channel is not None:
+                channel.let_go()
             if not self._blocked:  # then the broker reads nothing, and answers when it does again
                 self._give_up(ConnectionLost(f"expected a channel for publishing: {error}"))
             return
         finally:
             self._opening = None
         self._channel = channel
+        self._worked.clear()
         self._send_waiting()
 
     def block(self, reason: str | None) -> None:
@@ -206,6 +221,8 @@ class ExchangePublisher:
     # --- what the channel tells (ConfirmListener) ------------------------------------------------------------------
 
     def confirmed(self, waiters: Sequence[Publish]) -> None:
+        if self._is_shared or not self._worked:
+            self._worked.update([publish.exchange for publish in waiters])
         for publish in waiters:
             future = publish.future
             if not future.done():
@@ -257,9 +274,13 @@ class ExchangePublisher:
         if not any(answers):
             self._suspect(waiters, error)
         for publish, answer in zip(waiters, answers, strict=True):
-            if answer is not None:
+            # An exchange that was there, and writable, a moment ago may have taken it before it was not any more.
+            is_sudden = isinstance(error, NotFound | AccessRefused) and publish.exchange in self._worked
+            if answer is not None and not is_sudden:
                 publish.fail(answer)
-            elif any(answers):
+                continue
+            publish.uncertain = True
+            if any(answers):
                 self._waiting.append(publish)
         if self._waiting:
             self._send_waiting()
@@ -282,6 +303,7 @@ class ExchangePublisher:
             f"the broker closed the channel {publish.tries} times at message {message.uuid!r:.100} alone: {error.text}"
         )
         if (error.class_id, error.method_id) == BASIC_PUBLISH:
+            publish.uncertain = False  # what the broker cannot read it did not accept before, either
             publish.fail(PublishRefused(text, uuid=message.uuid, final=True))
         else:  # it may have been accepted before
             reason = ConnectionLost(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from functools import partial
 from time import time
 
@@ -19,7 +20,9 @@ from ...errors import (
     BrokerBlocked,
     ConfigError,
     ConnectionLost,
+    ConsumerCancelled,
     DispatcherError,
+    PublishError,
     PublishRefused,
     TopologyMissing,
 )
@@ -31,7 +34,7 @@ from .inspector import RabbitInspector
 from .known import Known
 from .ladder import detour, is_service, level_names
 from .publishing import ExchangePublisher, Limits, Publish
-from .translate import lost, refusal
+from .translate import is_down, lost, refusal
 from .version import Features, features_of, server_version
 from .ways import Ways
 
@@ -120,7 +123,7 @@ class RabbitSession:
         if is_whole:
             self._has_seen_ladder = True
             self._known.ladder = level_names(self._features)
-            self._ways.add(queue.name for queue in topology.queues)
+            self._ways.add(topology)
 
     async def _has_ladder(self, open_channel: OpenChannel) -> bool:
         """Whether the ladder need not be declared: it was by this program, and a look says that it is still there.
@@ -142,26 +145,26 @@ class RabbitSession:
         future: asyncio.Future[None] = self._loop.create_future()
         ready_at_ms = message.ready_at_ms
         delay_ms = 0 if ready_at_ms is None else ready_at_ms - int(time() * 1000)
-        if delay_ms > 0 and message.exchange == DELAY_EXCHANGE and not self._ways.is_sure(message.routing_key):
+        if delay_ms > 0 and not self._ways.is_sure(message.exchange, message.routing_key):
             self._publish_once_sure(message, future)
         else:
             self._publish(message, delay_ms, future)
         return future
 
     def _publish_once_sure(self, message: Message, future: asyncio.Future[None]) -> None:
-        """Publish once it is known that the message can come back to its queue."""
+        """Publish once it is known that the message will come to a queue when its delay is over."""
 
         def answered(asked: asyncio.Future[None]) -> None:
             error = asked.exception()
             if future.done():
                 pass  # who waited for it gave up
             elif error is not None:
-                future.set_exception(error)
+                future.set_exception(_for(message, error))
             else:
                 self._publish(message, max(1, (message.ready_at_ms or 0) - int(time() * 1000)), future)
 
         try:
-            self._ways.ask(message.routing_key).add_done_callback(answered)
+            self._ways.ask(message.exchange, message.routing_key).add_done_callback(answered)
         except DispatcherError as error:
             future.set_exception(error)
 
@@ -222,10 +225,9 @@ class RabbitSession:
     # --- consuming -------------------------------------------------------------------------------------------------
 
     async def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
-        """`TopologyMismatch`, too, where this user may not read the queue.
+        """`TopologyMismatch`, too, where this user may not read the queue; `ConsumerCancelled` while its node is down.
 
-        Whatever else it fails with ends the session: who is told `ConnectionLost` while the session lives would only ask
-        again at once.
+        A refusal of any other kind ends the session: its channel may have held what is lost now.
         """
         if prefetch < 1:
             raise ConfigError(f"prefetch: expected 1 or more, got {prefetch!r}")
@@ -238,6 +240,8 @@ class RabbitSession:
                     raise
                 return await self._consume(queue, prefetch, {})  # a classic queue, which has no such timeout there
         except AmqpError as error:
+            if is_down(error):
+                raise ConsumerCancelled(f"queue {queue!r}: the node that holds it is down ({error.text})") from error
             failed = refusal(error, f"consuming queue {queue!r}", "to read it")
             if isinstance(failed, ConnectionLost):
                 self._end(failed)
@@ -254,8 +258,8 @@ class RabbitSession:
             consumer.end()
             await channel.close()
             raise
-        if not self._ways.is_sure(queue):
-            self._ways.ask(queue).add_done_callback(partial(self._tell_of_way, queue))
+        if not self._ways.is_sure(DELAY_EXCHANGE, queue):
+            self._ways.ask(DELAY_EXCHANGE, queue).add_done_callback(partial(self._tell_of_way, queue))
         return consumer
 
     def _tell_of_way(self, queue: str, asked: asyncio.Future[None]) -> None:
@@ -269,21 +273,27 @@ class RabbitSession:
             self._consumers.remove(consumer)
 
     async def _consumer_channel(self) -> Channel:
-        """A new channel on the consuming connection. Where there is none to be had the session ends."""
+        """A new channel on the consuming connection.
+
+        Where no such connection is to be had (`ConnectionLost`) the session goes on as far as it can: all hosts were asked.
+        """
         self._check()
-        try:
-            async with self._opening:
-                if self._consuming is None:
+        async with self._opening:
+            if self._consuming is None:
+                try:
                     connection = await self._open_connection("consumer", _ignore, _ignore_too)
-                    if self._ended:
-                        connection.abort()
-                        self._check()
-                    connection.closed.add_done_callback(self._connection_closed)
-                    self._consuming = connection
+                except DispatcherError as error:
+                    # Not AuthenticationError: the publishing connection was let in a moment ago.
+                    raise ConnectionLost(f"no second connection, for consuming: {error}") from error
+                if self._ended:
+                    connection.abort()
+                    self._check()
+                connection.closed.add_done_callback(self._connection_closed)
+                self._consuming = connection
+        try:
             return await self._consuming.open_channel()
-        except DispatcherError as error:
-            # Not AuthenticationError: the publishing connection was let in a moment ago.
-            failed = ConnectionLost(f"no second connection, for consuming: {error}")
+        except AmqpError as error:
+            failed = ConnectionLost(f"expected a channel for consuming: {error}")
             self._end(failed)
             raise failed from error
 
@@ -351,6 +361,14 @@ class RabbitSession:
         """Wait for what the broker has to say of each publish; while an alarm blocks it, that is nothing."""
         if self._blocked is None:
             await asyncio.gather(*[publisher.answered() for publisher in self._publishers.values()])
+
+
+def _for(message: Message, error: BaseException) -> BaseException:
+    """The same error for one of those who asked: each has a uuid and a traceback of its own."""
+    own = copy(error)
+    if isinstance(own, PublishError):
+        own.uuid = message.uuid
+    return own
 
 
 def _ignore(reason: str) -> None:

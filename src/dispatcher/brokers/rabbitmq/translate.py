@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from ...amqp.errors import (
     AccessRefused,
@@ -16,7 +17,7 @@ from ...amqp.errors import (
 from ...amqp.url import AmqpUrl
 from ...errors import AuthenticationError, ConnectionLost, DispatcherError, TopologyMismatch
 
-__all__ = ["connect_error", "largest_body", "lost", "refusal"]
+__all__ = ["connect_error", "is_down", "largest_body", "lost", "refusal"]
 
 _HEALS = re.compile(r"(limit|is down|not alive)[^']*$", re.IGNORECASE)
 """A refusal (530) with such a text is of the moment: too many connections, a virtual host that is being started.
@@ -61,6 +62,8 @@ def refusal(error: AmqpError, what: str, permission: str = "to do that") -> Topo
 
     `permission`: which one it takes. The broker names it from 4.0 on only.
     """
+    if is_down(error):
+        return ConnectionLost(f"{what}: the node that holds it is down ({error.text})")
     if isinstance(error, NotFound):
         return TopologyMismatch(f"{what}: expected one that exists; declare it, or correct its name ({error.text})")
     if isinstance(error, AccessRefused):
@@ -70,6 +73,11 @@ def refusal(error: AmqpError, what: str, permission: str = "to do that") -> Topo
     if isinstance(error, PreconditionFailed | ResourceLocked):
         return TopologyMismatch(f"{what}: {error}")
     return ConnectionLost(f"{what}: {error}")
+
+
+def is_down(error: object) -> TypeGuard[NotFound]:
+    """Whether a queue exists, and its node is away. RabbitMQ has one code for that and for a queue that does not exist."""
+    return isinstance(error, NotFound) and "is down" in error.text
 
 
 def largest_body(error: AmqpError) -> int | None:

@@ -35,7 +35,6 @@ class Features(msgspec.Struct, frozen=True):
 
     `quorum_priorities`: a quorum queue refuses `x-max-priority` on every version, and orders by itself since 4.0.
     `consumer_timeout_argument`: `x-consumer-timeout` of `basic.consume` is heeded; before, it is ignored in silence.
-    `nack_is_free`: `basic.nack` with requeue does not count towards a quorum queue's delivery limit.
 
     Source: RabbitMQ's release notes of 4.0.1 and 4.3.0; each was tried on 3.10.8 and 4.3.6.
     """
@@ -43,7 +42,6 @@ class Features(msgspec.Struct, frozen=True):
     version: ServerVersion
     quorum_priorities: PriorityOrder
     consumer_timeout_argument: bool
-    nack_is_free: bool
 
 
 def server_version(properties: Mapping[str, Any]) -> ServerVersion:
@@ -65,5 +63,4 @@ def features_of(version: ServerVersion) -> Features:
         version,
         quorum_priorities="strict" if since_43 else "two levels" if version >= (4, 0) else "none",
         consumer_timeout_argument=since_43,
-        nack_is_free=since_43,
     )

@@ -10,7 +10,7 @@ import ssl
 
 from ...amqp.errors import AmqpError
 from ...amqp.url import AmqpUrl
-from ...brokers.rabbitmq.ladder import ladder
+from ...brokers.rabbitmq.ladder import for_exchange, ladder
 from ...brokers.rabbitmq.plan import plan_of
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
 from ..failures import EXIT_UNAVAILABLE
@@ -63,7 +63,13 @@ async def _examine(link: Link, publisher: Link, url: AmqpUrl, subject: Subject, 
     may_create_ladder = await check_ladder(link, plan, subject, tell)
     read = await may_read(link, [queue.name for queue in topology.queues])
     # From here on something is published.
-    exchanges = (topology.exchange, DEAD_EXCHANGE, DELAY_EXCHANGE, *sampled_levels(link))
+    exchanges = (
+        topology.exchange,
+        DEAD_EXCHANGE,
+        DELAY_EXCHANGE,
+        for_exchange(topology.exchange),
+        *sampled_levels(link),
+    )
     write = await may_write(publisher, exchanges)
     await check_rights(url, subject, {**seen.may_create, DELAY_EXCHANGE: may_create_ladder}, read, write, tell)
     if seen.present and write[DELAY_EXCHANGE]:

@@ -13,6 +13,7 @@ from ...brokers.base import TopologyDiffers
 from ...brokers.rabbitmq.declare import compare
 from ...brokers.rabbitmq.ladder import LOST_QUEUE, is_service, way_key
 from ...brokers.rabbitmq.specs import ExchangeSpec, Plan, QueueSpec
+from ...brokers.rabbitmq.translate import is_down
 from ...errors import TopologyMismatch
 from ...model.topology import DELAY_EXCHANGE
 from .findings import Finding, Tell, note, ok, warning, wrong
@@ -40,7 +41,7 @@ async def check_topology(link: Link, plan: Plan, subject: Subject, tell: Tell) -
     specs = [spec for spec in _specs(plan) if not is_service(spec.name)]
     answers = await link.ask([_passive(spec) for spec in specs])
     may = await may_configure(link, specs)
-    if all(isinstance(answer, NotFound) and not _is_down(answer) for answer in answers):
+    if all(isinstance(answer, NotFound) and not is_down(answer) for answer in answers):
         told = [_absent("topology", "nothing of it exists", subject, may_create=all(may.values()))]
     else:
         told = [
@@ -62,7 +63,7 @@ async def check_topology(link: Link, plan: Plan, subject: Subject, tell: Tell) -
 async def _examine(link: Link, spec: Spec, answer: Answer, subject: Subject, *, may_create: bool) -> Finding:
     check = _name(spec)
     match answer:
-        case NotFound() if _is_down(answer):
+        case NotFound() if is_down(answer):
             return wrong(check, f"the node that holds it is down ({answer.text})", "start that node")
         case NotFound():
             return _absent(check, "it does not exist", subject, may_create=may_create)
@@ -94,11 +95,6 @@ async def _present(link: Link, spec: Spec, answer: Method, subject: Subject) -> 
     if answer.message_count and not answer.consumer_count:
         return warning(check, f"{text}: nobody takes them", f"start a worker: dispatcher worker {subject.target}")
     return ok(check, text)
-
-
-def _is_down(refusal: NotFound) -> bool:
-    """RabbitMQ has one code for a queue that does not exist and for one whose node is away."""
-    return "is down" in refusal.text
 
 
 def _absent(check: str, text: str, subject: Subject, *, may_create: bool) -> Finding:
