@@ -151,7 +151,7 @@ def test_the_rabbitmq_page_shows_the_rights_that_are_needed() -> None:
     ]
     for name, rights in roles(Topology("shop", (Queue("emails"),))).items():
         (shown,) = [row[1:] for row in cells if row[0] == name and len(row) == 4]
-        assert [shown[0] if cell == "the same" else cell for cell in shown] == [
+        assert [shown[0] if cell == "as configure" else cell for cell in shown] == [
             rights.configure,
             rights.write,
             rights.read,

@@ -239,21 +239,23 @@ async def test_the_publish_role_only_sends(users: Roles) -> None:
         for queue in ("emails", "emails.dead", "old", "dispatcher.delay.3", "dispatcher.delay.dead"):
             await refused(user, BasicConsume(queue=queue), BasicGet(queue=queue), QueuePurge(queue=queue))
         await refused(user, *CHANGES)
-        await unheard(user, DEAD_EXCHANGE, DELAY_EXCHANGE, "dispatcher.delay.due", "dispatcher.delay.queues", *STRANGE)
+        await unheard(
+            user, DEAD_EXCHANGE, DELAY_EXCHANGE, "dispatcher.delay.due", "dispatcher.delay.back.emails", *STRANGE
+        )
 
 
 async def test_the_work_role_only_works(users: Roles) -> None:
     """It reads its queues alone, no dead letters and no delays, and changes nothing; to read a queue is to empty it, too."""
     async with wire(users.url("work")) as user:
-        for queue in ("emails.dead", "dispatcher.delay.3", "dispatcher.delay.dead", "dispatcher.delay.to.shop"):
+        for queue in ("emails.dead", "dispatcher.delay.3", "dispatcher.delay.dead", "dispatcher.delay.back.emails"):
             await refused(user, BasicConsume(queue=queue), BasicGet(queue=queue))
         await refused(user, *CHANGES)
-        await unheard(user, "dispatcher.delay.due", "dispatcher.delay.queues", *STRANGE)
+        await unheard(user, "dispatcher.delay.due", "dispatcher.delay.back.emails", *STRANGE)
         await user.call(QueuePurge(queue="emails"))
 
 
 async def test_the_install_role_has_no_hand_in_what_is_others(users: Roles, vhost_url: str) -> None:
-    """Of the queues and exchanges of others it creates, binds, reads and writes none."""
+    """Of the queues and exchanges of others it creates, binds, reads and writes none; and it sends no task."""
     async with wire(vhost_url) as everything, wire(users.url("install")) as user:
         await everything.call(QueueDeclare(queue="another", durable=True))
         await refused(
@@ -264,13 +266,13 @@ async def test_the_install_role_has_no_hand_in_what_is_others(users: Roles, vhos
             QueueBind(queue="emails", exchange="amq.direct", routing_key="emails"),
             *(QueueDeclare(queue=name, durable=True) for name in STRANGE),
         )
-        await unheard(user, *STRANGE)
+        await unheard(user, "shop", *STRANGE)
 
 
 @pytest.mark.parametrize(
     ("right", "name", "queue"),
     [
-        ("write", "shop", "dispatcher.delay.to.shop"),
+        ("write", "dispatcher.delay.back.emails", "dispatcher.delay.back.emails"),
         ("write", DEAD_EXCHANGE, "emails"),
         ("read", "emails", "emails"),
         ("read", "shop", "emails"),

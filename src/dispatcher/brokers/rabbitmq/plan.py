@@ -160,11 +160,13 @@ def roles(topology: Topology) -> dict[str, Rights]:
     delays = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
     delays.append(re.escape(for_exchange(topology.exchange)))  # to ask whether there is a way at the end of a delay
     # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
-    # and read on what has it. So who installs may send and consume: RabbitMQ has no right for the one without the other.
-    everything = _one_of([exchange, *queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"])
+    # and read on what has it. So who installs may consume, and write dead letters: RabbitMQ has no right for the one
+    # without the other.
+    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"]
+    everything = _one_of([exchange, *ours])
     nothing = "^$"
     return {
-        "install": Rights(configure=everything, write=everything, read=everything),
+        "install": Rights(configure=everything, write=_one_of(ours), read=everything),
         "publish": Rights(configure=nothing, write=_one_of([exchange, *delays]), read=nothing),
         "work": Rights(
             configure=nothing,

@@ -72,10 +72,11 @@ async def check_rights(
     install = {f"create {name!r}": may for name, may in configure.items()}
     take = {f"consume {name!r}": may for name, may in read.items()}
     needed = roles(topology)
+    works = any(take.values()) and not all(install.values())  # who installs may read every queue, too
     told = [
         _role("install", "create the topology", install, any(install.values()), needed["install"], url),
         _role("publish", "send tasks", publish, write[topology.exchange], needed["publish"], url),
-        _role("work", "run tasks", {**take, **publish, **services}, any(take.values()), needed["work"], url),
+        _role("work", "run tasks", {**take, **publish, **services}, works, needed["work"], url),
     ]
     if all(finding.status == "note" for finding in told):
         tell(wrong("rights", "this user may neither create the topology nor send nor run tasks", told[-1].advice))
