@@ -208,7 +208,7 @@ NAMES = {
     "dispatcher.delay.31",
     "dispatcher.delay.high.7",
     "dispatcher.delay.due",
-    "dispatcher.delay.to.e.x",
+    "dispatcher.delay.back.a+b",
     "dispatcher.delays",
     "dispatcher",
     "amq.default",
