@@ -489,3 +489,23 @@ async def test_two_cancellations_at_once_are_two(app: Dispatcher, recorder: Reco
             await asyncio.wait([running])
         assert running.cancelled()
         await recorder.wait_for("task.handed_back")
+
+
+@pytest.mark.parametrize("queue", ["x" * 250, "\u65e5" * 83])
+async def test_a_queue_whose_name_is_as_long_as_it_may_be(url: str, recorder: Recorder, queue: str) -> None:
+    """Workers, dead letters and delays have names made of it."""
+    app = Dispatcher(url, observers=[recorder])
+
+    @app.task(queue=queue, retry=RetryPolicy(max_attempts=2, base_seconds=0.1))
+    async def task() -> None:
+        raise ValueError("each time")
+
+    async with app:
+        await task.options(delay_seconds=0.1).send()
+        await app.run_worker(burst=True)
+        running = [asyncio.create_task(app.run_worker()) for _ in range(2)]
+        await recorder.wait_for("task.dead_lettered")
+        for worker in running:
+            worker.cancel()
+        await asyncio.wait(running)
+    assert len({event.worker for event in recorder.named("worker.started")}) == 2

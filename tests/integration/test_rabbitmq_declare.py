@@ -94,6 +94,13 @@ async def test_an_exchange_of_another_type(broker: Wire, mode: DeclareMode) -> N
     assert broker.connection.is_open
 
 
+@pytest.mark.parametrize("topology", [Topology("amq.ours"), Topology("ex", (Queue("amq.ours"),))])
+async def test_a_name_that_is_the_broker_s_own(broker: Wire, topology: Topology) -> None:
+    """No right would help, so none is asked for."""
+    with pytest.raises(TopologyMismatch, match=r"'amq\.ours': names that begin with 'amq\.'"):
+        await broker.declare(topology)
+
+
 async def test_our_exchange_of_another_type(broker: Wire) -> None:
     """A part of the ladder that is something else cannot be used."""
     await broker.call(ExchangeDeclare(exchange="dispatcher.delay.due", type="fanout", durable=True))

@@ -32,6 +32,8 @@ from .worker import Worker, WorkerConfig
 
 __all__ = ["Dispatcher"]
 
+LONGEST_WORKER_NAME = 240
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -360,6 +362,7 @@ def _merged(known: Queue | None, queue: Queue) -> Queue:
 def _worker_name(server: Server, name: str | None, queue: str) -> str:
     """A name that is free in `server`: it may run several workers of one queue."""
     base = f"{name or f'{socket.gethostname()}:{os.getpid()}'}/{queue}"
+    base = base.encode()[:LONGEST_WORKER_NAME].decode(errors="ignore")  # queues may have long names, too
     return next(free for free in chain([base], (f"{base}#{n}" for n in count(2))) if server.is_free(free))
 
 

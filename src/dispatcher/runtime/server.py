@@ -168,6 +168,7 @@ class Server:
         self._workers: dict[str, Worker] = {}
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
+        self._undeclared_because = ""
         self._given_up: DispatcherError | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
@@ -345,7 +346,10 @@ class Server:
         except BaseException as error:
             del self._workers[config.name]
             if isinstance(error, TimeoutError):
-                raise BrokerUnavailable("no connection to the broker to declare the worker's queue on") from None
+                because = f": {self._undeclared_because}" if self._undeclared_because else ""
+                raise BrokerUnavailable(
+                    f"no connection to the broker to declare the worker's queue on{because}"
+                ) from None
             raise
         return worker
 
@@ -361,7 +365,8 @@ class Server:
             session = await self.live_session()
             try:
                 await session.declare(Topology(self.config.exchange, (queue,), self.config.declare))
-            except ConnectionLost:
+            except ConnectionLost as error:
+                self._undeclared_because = str(error)
                 await asyncio.wait([session.closed], timeout=DECLARE_RETRY_SECONDS)
             else:
                 self._queues[queue.name] = queue

@@ -260,6 +260,16 @@ async def test_an_exchange_that_was_there_a_moment_ago_may_have_taken_them(bench
     assert outcomes(first + futures + late) == [None, PublishUnknown, PublishUnknown, TopologyMissing]
 
 
+async def test_the_only_one_in_flight_is_the_one_that_is_refused(bench: Bench) -> None:
+    """There is nothing uncertain about it."""
+    bench.publish(b"0")
+    channel = await bench.opened()
+    channel.confirm()
+    futures = bench.publish(b"1")
+    channel.end(NO_EXCHANGE)
+    assert outcomes(futures) == [TopologyMissing]
+
+
 async def test_an_exchange_that_is_there_again_takes_them(bench: Bench) -> None:
     """Deleted and declared anew, in between: they are accepted, once more perhaps."""
     bench.publish(b"0")

@@ -35,6 +35,10 @@ MAX_DIFFERENCES = 16
 """The most arguments of one queue that are looked at; there are fewer that the broker compares."""
 
 
+RESERVED = "reserved prefix"
+"""So a refusal says that nobody may create something of that name, whatever his rights."""
+
+
 async def declare(
     open_channel: OpenChannel,
     topology: Topology,
@@ -103,6 +107,10 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
                 for difference in await _differences(open_channel, spec, refusal):
                     tell(difference)
             elif isinstance(refusal, AccessRefused):
+                if RESERVED in refusal.text:
+                    raise TopologyMismatch(
+                        f"{_name(spec)}: names that begin with 'amq.' are the broker's own; choose another"
+                    )
                 denied.append(spec)
             elif is_down(refusal):
                 tell(TopologyDiffers(_name(spec), "available", f"its node is down ({refusal.text})"))

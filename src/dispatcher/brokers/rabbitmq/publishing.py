@@ -274,8 +274,11 @@ class ExchangePublisher:
         if not any(answers):
             self._suspect(waiters, error)
         for publish, answer in zip(waiters, answers, strict=True):
-            # An exchange that was there, and writable, a moment ago may have taken it before it was not any more.
-            is_sudden = isinstance(error, NotFound | AccessRefused) and publish.exchange in self._worked
+            # An exchange that was there, and writable, a moment ago may have taken it before it was not any more; not one
+            # that was alone, for then it was this one that the broker refused.
+            is_sudden = (
+                isinstance(error, NotFound | AccessRefused) and publish.exchange in self._worked and len(waiters) > 1
+            )
             if answer is not None and not is_sudden:
                 publish.fail(answer)
                 continue

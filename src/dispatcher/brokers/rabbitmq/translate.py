@@ -25,7 +25,7 @@ _HEALS = re.compile(r"(limit|is down|not alive)[^']*$", re.IGNORECASE)
 After the last quotation mark: before it are names of virtual hosts and users, which may hold any word.
 """
 
-_TOO_LARGE = re.compile(r"message size \d+ .*max size (\d+)")
+_TOO_LARGE = re.compile(r"PRECONDITION_FAILED - message size \d+ [^']*max size (\d+)")
 
 
 def connect_error(error: AmqpError, peer: str, url: AmqpUrl) -> DispatcherError:
@@ -82,5 +82,5 @@ def is_down(error: object) -> TypeGuard[NotFound]:
 
 def largest_body(error: AmqpError) -> int | None:
     """The broker's largest message in bytes, if `error` is its refusal of one that is larger."""
-    found = _TOO_LARGE.search(str(error))
+    found = _TOO_LARGE.match(error.text) if isinstance(error, PreconditionFailed) else None
     return int(found[1]) if found else None
