@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tcp_proxy import TcpProxy
@@ -159,26 +160,38 @@ def test_no_broker_is_an_error_not_a_wait(tmp_path: Path) -> None:
     assert not isinstance(caught.value, BrokerUnavailable)
 
 
+def muted_app(proxy: TcpProxy, **settings: Any) -> Dispatcher:
+    """An app with a task, whose broker takes connections and says nothing."""
+    proxy.mute()
+    app = Dispatcher(f"amqp://guest:guest@127.0.0.1:{proxy.port}/", **settings)
+
+    @app.task(name="task")
+    def task() -> None: ...
+
+    return app
+
+
+def sending_threads(app: Dispatcher, count: int) -> tuple[list[threading.Thread], list[BrokerUnavailable]]:
+    """Threads that send at the same time, and what they are told."""
+    errors: list[BrokerUnavailable] = []
+
+    def send() -> None:
+        try:
+            app.tasks["task"].send_sync()
+        except BrokerUnavailable as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=send) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads, errors
+
+
 def test_many_threads_wait_for_one_attempt_to_connect() -> None:
     """And share its failure: each waits for one connect timeout, not for those of all that came before it."""
     with TcpProxy("127.0.0.1", 1) as proxy:
-        proxy.mute()
-        app = Dispatcher(f"amqp://guest:guest@127.0.0.1:{proxy.port}/", connect_timeout_seconds=1.0)
-
-        @app.task
-        def task() -> None: ...
-
-        errors: list[BaseException] = []
-
-        def send() -> None:
-            try:
-                task.send_sync()
-            except BrokerUnavailable as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=send) for _ in range(20)]
-        for thread in threads:
-            thread.start()
+        app = muted_app(proxy, connect_timeout_seconds=1.0)
+        threads, errors = sending_threads(app, 20)
         for thread in threads:
             thread.join(10)  # one after the other it would be 20 s
         assert len(errors) == 20
@@ -186,25 +199,11 @@ def test_many_threads_wait_for_one_attempt_to_connect() -> None:
         app.close_sync()
 
 
-def test_closing_while_it_is_being_opened(recwarn: pytest.WarningsRecorder) -> None:
+def test_closing_while_it_is_being_opened() -> None:
     """Who waits for it is told, and nothing is left behind."""
     with TcpProxy("127.0.0.1", 1) as proxy:
-        proxy.mute()
-        app = Dispatcher(f"amqp://guest:guest@127.0.0.1:{proxy.port}/")
-
-        @app.task
-        def task() -> None: ...
-
-        errors: list[BaseException] = []
-
-        def send() -> None:
-            try:
-                task.send_sync()
-            except BrokerUnavailable as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=send)
-        thread.start()
+        app = muted_app(proxy)
+        [thread], errors = sending_threads(app, 1)
         proxy.wait(lambda: proxy.accepted >= 1)
         app.close_sync()
         thread.join(20)
