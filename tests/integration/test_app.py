@@ -23,6 +23,7 @@ from dispatcher import (
     Queue,
     Retry,
     RetryPolicy,
+    Server,
     StorageError,
     Task,
     TaskArgument,
@@ -509,3 +510,29 @@ async def test_a_queue_whose_name_is_as_long_as_it_may_be(url: str, recorder: Re
             worker.cancel()
         await asyncio.wait(running)
     assert len({event.worker for event in recorder.named("worker.started")}) == 2
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+async def test_leaving_is_not_left_half_done(url: str, turns: int) -> None:
+    """Cancelled while it closes the connection, it waits for the end of that: half closed, the server would live on."""
+    app = Dispatcher(url)
+    servers: list[Server] = []
+
+    async def use() -> None:
+        async with app:
+            servers.append(app.server)
+            await asyncio.Event().wait()
+
+    using = asyncio.create_task(use())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not servers:
+            await asyncio.sleep(0.001)
+    using.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    using.cancel()
+    await asyncio.wait([using])
+    assert using.cancelled()
+    session = servers[0].session
+    assert session is None or session.closed.done()
+    await asyncio.wait_for(servers[0].wait_closed(), DEADLINE_SECONDS)

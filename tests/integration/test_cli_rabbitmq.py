@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp_wire import wire
 from cli_run import Cli
 from rabbitmq_url import RabbitMq
 
@@ -112,11 +115,38 @@ def test_dead_letters_are_listed_shown_replayed_and_deleted(cli: Cli) -> None:
     assert [letter["uuid"] for letter in dead("--task", "interrupt")] == ["three"]
     shown = cli.ok("dead", "show", "tasks:app", "two")
     assert "ValueError" in shown and "Traceback" in shown and "tasks.py" in shown
-    assert cli.ok("dead", "replay", "tasks:app", "two") == "replayed 1\n"
+    done = cli.run("dead", "replay", "tasks:app", "two", "nobody")
+    assert (done.returncode, done.stdout) == (2, "replayed 1\n")
+    assert "no dead letter nobody" in done.stderr
     assert [letter["uuid"] for letter in dead()] == ["one", "three"]
     assert depths(cli)["ready"] == 1
     assert cli.ok("dead", "purge", "tasks:app", "--yes") == "deleted 2\n"
     assert dead() == []
+
+
+def test_a_list_that_is_left_early_changes_nothing(cli: Cli, vhost_url: str) -> None:
+    """By its limit, or by who reads it: no error, and the letters are where they were, in their order."""
+    cli.ok("send", "tasks:app", "note", "x")
+
+    async def park() -> None:
+        async with wire(vhost_url) as broker:
+            await broker.publish("dispatcher.dead", "default", *[b"letter %04d" % n for n in range(700)])
+
+    asyncio.run(park())
+    bodies = [f"letter {n:04}" for n in range(700)]
+    for _ in range(2):
+        done = cli.run("dead", "list", "tasks:app", "--json", "--limit", "5")
+        assert [letter["body"] for letter in objects(done.stdout)] == bodies[:5]
+        assert done.returncode == 0 and done.stderr.count("\n") == 1
+    command = cli.words("dead", "list", "tasks:app", "--json", "--limit", "1000")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=cli.folder, env=cli.env, **pipes) as reading:
+        assert reading.stdout is not None and reading.stderr is not None
+        reading.stdout.readline()
+        reading.stdout.close()
+        assert "Traceback" not in reading.stderr.read().decode()
+    everything = cli.ok("dead", "list", "tasks:app", "--json", "--limit", "1000")
+    assert [letter["body"] for letter in objects(everything)] == bodies
 
 
 @pytest.mark.parametrize("wrong", ["login", "vhost"])

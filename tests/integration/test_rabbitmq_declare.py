@@ -108,6 +108,29 @@ async def test_our_exchange_of_another_type(broker: Wire) -> None:
         await broker.declare(Topology("ex", (Q,)))
 
 
+@pytest.mark.parametrize("mode", ["create", "verify"])
+async def test_what_cannot_be_used_as_it_is(broker: Wire, mode: DeclareMode) -> None:
+    """A stream keeps what was acked and redelivers nothing, an internal exchange takes no publish: no warning would do."""
+    await broker.declare(Topology("ex", (Q,)))
+    await broker.call(
+        QueueDeclare(queue="log", durable=True, arguments={"x-queue-type": "stream"}),
+        QueueDeclare(queue="log.dead", durable=True),
+        ExchangeDeclare(exchange="hidden", type="direct", durable=True, internal=True),
+    )
+    with pytest.raises(TopologyMismatch, match=r"queue 'log'.*a stream"):
+        await broker.declare(Topology("ex", (Queue("log"),), mode))
+    with pytest.raises(TopologyMismatch, match=r"exchange 'hidden'.*internal"):
+        await broker.declare(Topology("hidden", (Q,), mode))
+
+
+async def test_a_ladder_of_somebody_else_is_none(broker: Wire) -> None:
+    """A level without a way on would swallow what is delayed."""
+    arguments = {"x-queue-type": "quorum", "x-message-ttl": 101}
+    await broker.call(QueueDeclare(queue="dispatcher.delay.0", durable=True, arguments=arguments))
+    with pytest.raises(TopologyMismatch, match=r"x-dead-letter-exchange of queue 'dispatcher\.delay\.0' is None"):
+        await broker.declare(Topology("ex", (Q,)))
+
+
 async def test_an_exchange_that_differs_otherwise(broker: Wire) -> None:
     """It is used, and the difference told."""
     arguments = {"alternate-exchange": "amq.fanout"}

@@ -14,16 +14,18 @@ from rabbitmq_node import PrivateNode
 from rabbitmq_url import RabbitMq
 from tcp_proxy import TcpProxy, free_port
 
+from dispatcher.amqp import handshake
 from dispatcher.amqp.methods import QueueDelete
 from dispatcher.amqp.properties import encode_properties
 from dispatcher.brokers import open_broker
-from dispatcher.brokers.base import Blocked, BrokerEvent, Connected, Consumer, Message, Session, Unblocked
+from dispatcher.brokers.base import Blocked, BrokerEvent, Connected, Consumer, Disconnected, Message, Session, Unblocked
 from dispatcher.brokers.rabbitmq import RabbitSession
 from dispatcher.brokers.rabbitmq.consuming import RabbitConsumer
 from dispatcher.errors import (
     ArgumentError,
     AuthenticationError,
     BrokerBlocked,
+    ConfigError,
     ConnectionLost,
     ConsumerCancelled,
     PublishRefused,
@@ -31,6 +33,7 @@ from dispatcher.errors import (
     TopologyMissing,
 )
 from dispatcher.model.topology import DEAD_EXCHANGE, Queue, Topology
+from dispatcher.ops.dead_letters import Filter, purge, replay
 
 T = TypeVar("T")
 
@@ -233,6 +236,39 @@ async def test_an_alarm_blocks_publishes_and_nothing_else(
     await soon(session.publish(message(b"after")))
 
 
+async def test_a_worker_may_start_during_an_alarm(
+    node: PrivateNode, node_url: str, connect: Connect, events: list[BrokerEvent]
+) -> None:
+    """Although this session has published: it declares on the connection that is not blocked."""
+    session = await connect(node_url, Q)
+    await soon(session.publish(message(b"before")))
+    node.alarm("memory")
+    try:
+        sent = []
+        while not any(isinstance(event, Blocked) for event in events):  # the alarm takes a moment to reach everybody
+            sent.append(session.publish(message(b"sent into the alarm")))
+            await asyncio.sleep(0.05)
+        await soon(session.declare(Topology(EXCHANGE, (Queue("late", ("late",)),))))
+        await soon(session.consume("late", prefetch=1))
+    finally:
+        node.clear_alarm()
+    await soon(asyncio.wait(sent))
+
+
+async def test_more_queues_than_channels(
+    vhost_url: str, connect: Connect, events: list[BrokerEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no lost connection, and trying again will not help: it is said, and the others work on."""
+    monkeypatch.setattr(handshake, "MAX_CHANNELS", 4)
+    session = await connect(vhost_url, *[Queue(f"q{n}", (f"q{n}",)) for n in range(5)])
+    consumers = [await soon(session.consume(f"q{n}", prefetch=1)) for n in range(4)]
+    with pytest.raises(ConfigError, match="at most 4 channels"):
+        await soon(session.consume("q4", prefetch=1))
+    await soon(session.publish(message(b"1", key="q3")))
+    assert (await soon(anext(consumers[3]))).body == b"1"
+    assert not [event for event in events if isinstance(event, Disconnected)]
+
+
 async def test_a_close_during_an_alarm_is_bounded(
     node: PrivateNode, node_url: str, connect: Connect, events: list[BrokerEvent]
 ) -> None:
@@ -374,6 +410,20 @@ async def test_many_removals_after_a_browse(vhost_url: str, connect: Connect) ->
     assert await soon(asyncio.gather(*gone)) == [True] * 150
     assert await soon(session.inspector.remove("q.dead", keys[0])) is False
     assert {seen.key async for seen in session.inspector.browse("q.dead")} == set(keys[1::2])
+
+
+@pytest.mark.parametrize("how", ["purge", "replay"])
+async def test_all_dead_letters_are_taken(vhost_url: str, connect: Connect, how: str) -> None:
+    """More than one look takes at a time, while those that were taken make room for others."""
+    session = await connect(vhost_url, Q)
+    letters = [message(b"%d" % n, exchange=DEAD_EXCHANGE, uuid=f"u{n}") for n in range(1000)]
+    await soon(asyncio.gather(*[session.publish(letter) for letter in letters]))
+    if how == "purge":
+        assert await soon(purge(session.inspector, "q", Filter())) == 1000
+    else:
+        assert (await soon(replay(session, "q", Filter()))).replayed == 1000
+        await soon(all_ready(session, "q", 1000))
+    await soon(all_ready(session, "q.dead", 0))
 
 
 async def test_messages_that_are_alike_are_removed_one_by_one(vhost_url: str, connect: Connect) -> None:

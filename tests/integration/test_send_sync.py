@@ -9,6 +9,7 @@ import textwrap
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tcp_proxy import TcpProxy
@@ -209,3 +210,25 @@ def test_closing_while_it_is_being_opened() -> None:
         thread.join(20)
         assert not thread.is_alive()
         assert len(errors) == 1
+
+
+def test_a_first_publish_ends_at_its_deadline_and_the_attempt_goes_on() -> None:
+    """However long the connect timeout is; when the broker answers after all, the next publish finds it."""
+    with TcpProxy("127.0.0.1", 1) as proxy:
+        app = muted_app(proxy, connect_timeout_seconds=600, publish_timeout_seconds=0.3)
+        for _ in range(2):
+            [thread], errors = sending_threads(app, 1)
+            thread.join(10)
+            assert [str(error) for error in errors] == ["no connection to the broker within 0.3 s; is it running?"]
+        assert proxy.accepted == 1
+        app.close_sync()
+
+
+def test_closing_on_a_silent_link(vhost_url: str) -> None:
+    """It takes as long as the server's own close, and leaves nothing pending."""
+    parts = urlsplit(vhost_url)
+    with TcpProxy(parts.hostname or "", parts.port or 5672) as proxy:
+        app = counting_app(f"amqp://{parts.username}:{parts.password}@127.0.0.1:{proxy.port}{parts.path}")
+        app.tasks["task"].send_sync(1)
+        proxy.stall("both")
+        app.close_sync()

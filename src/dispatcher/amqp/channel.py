@@ -198,11 +198,14 @@ class Channel:
 
     def answered_publishes(self, event: Confirmed) -> None:
         listener = self._listener
-        if listener is not None:
-            if event.accepted:
-                listener.confirmed(event.waiters)
-            else:
-                listener.refused(event.waiters)
+        if listener is None:
+            return
+        if self.closed.done():  # it was given up for what came just before these: nothing is certain any more
+            listener.lost(event.waiters, self._reason())
+        elif event.accepted:
+            listener.confirmed(event.waiters)
+        else:
+            listener.refused(event.waiters)
 
     def returned(self, event: Returned) -> None:
         if self._listener is not None:

@@ -92,6 +92,11 @@ class ChannelState:
         self._routes: dict[tuple[str, str], bytes] = {}
         self._return_header = ""
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the broker owes an answer to a call or a publish."""
+        return bool(self._calls) or bool(self.confirms)
+
     # --- commands --------------------------------------------------------------------------------------------------
 
     def call(self, method: Method, waiter: Any) -> None:

@@ -155,6 +155,11 @@ class Connection:
     def is_open(self) -> bool:
         return self._core.status is Status.OPEN
 
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the broker has said nothing while it owes answers; zero if it owes none."""
+        return self._core.silence(self._loop.time())
+
     async def open_channel(self) -> Channel:
         """Open a channel. Raises the `AmqpError` that ended the connection, or `ChannelGone`."""
         asked: asyncio.Future[Answered] = self._loop.create_future()
@@ -232,28 +237,28 @@ class Connection:
             self._timer = self._loop.call_later(self.heartbeat_seconds / 2, self._tick)
 
     def _dispatch(self, events: list[Event]) -> None:
-        channels = self._channels
+        channels = self._channels  # those of now: who hears of one event may end the connection before the next
         for event in events:
             if type(event) is Content:
                 channels[event.channel].delivered(event)
             elif type(event) is Confirmed:
                 channels[event.channel].answered_publishes(event)
             else:
-                self._happened(event)
+                self._happened(event, channels)
 
-    def _happened(self, event: Event) -> None:
+    def _happened(self, event: Event, channels: dict[int, Channel]) -> None:
         match event:
             case Answered(waiter=asked):
                 if asked is not None and not asked.done():
                     asked.set_result(event)
             case Returned():
-                self._channels[event.channel].returned(event)
+                channels[event.channel].returned(event)
             case ConsumerCancelled():
-                self._channels[event.channel].cancelled(event)
+                channels[event.channel].cancelled(event)
             case FlowChanged():
-                self._channels[event.channel].flow_changed(event)
+                channels[event.channel].flow_changed(event)
             case ChannelClosed():
-                self._channels.pop(event.channel).ended(event)
+                channels.pop(event.channel).ended(event)
             case ConnectionOpened():
                 self._opened()
             case Blocked(reason=reason):
@@ -282,10 +287,10 @@ class Connection:
             self.opened.set_exception(self._reason())
             self.opened.exception()
         self._flush()  # the last words: a close, or the answer to one
-        for number, channel in list(self._channels.items()):
+        ended, self._channels = self._channels, {}
+        for number, channel in list(ended.items()):
             calls, publishes = channel.state.abandon()
             channel.ended(ChannelClosed(number, error or ChannelGone("the connection was closed"), calls, publishes))
-        self._channels.clear()
         self._end_io()
 
     def _end_io(self) -> None:

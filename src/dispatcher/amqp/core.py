@@ -11,7 +11,7 @@ from typing import Any
 
 from .bulk import take_confirms, take_deliveries
 from .channel_state import ChannelState, ChannelStatus
-from .errors import AmqpError, ChannelGone, PeerLost, ProtocolError, reply_error
+from .errors import AmqpError, ChannelGone, ChannelsExhausted, PeerLost, ProtocolError, reply_error
 from .events import Blocked, ConnectionClosed, ConnectionOpened, Event, Unblocked
 from .frames import (
     BODY,
@@ -103,7 +103,9 @@ class Core:
             self._last_number = self._last_number % self.tuned.channel_max + 1
             if self._last_number not in self._channels:
                 return self._last_number
-        raise ChannelGone(f"expected at most {self.tuned.channel_max} channels on one connection, asked for one more")
+        raise ChannelsExhausted(
+            f"expected at most {self.tuned.channel_max} channels on one connection, asked for one more"
+        )
 
     def close(self) -> None:
         """Ask the broker to end the connection; `ConnectionClosed` follows. Before the handshake is done, at once."""
@@ -142,6 +144,11 @@ class Core:
                 f"expected the end of a frame of {self._needed} bytes within {patience:.0f} s, got a part of it"
             )
         return []
+
+    def silence(self, now: float) -> float:
+        """For how many seconds the peer has said nothing while it owes answers; zero if it owes none."""
+        owes = any(channel.is_unanswered for channel in self._channels.values())
+        return now - self._last_received if owes else 0.0
 
     def lost(self, reason: str) -> list[Event]:
         """The socket has ended, or is given up."""

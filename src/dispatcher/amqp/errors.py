@@ -6,6 +6,7 @@
     ├── HandshakeError         what listens there is no AMQP 0-9-1 broker, or says nothing
     │   └── MechanismNotOffered    it is one, and does not take the login mechanism that was asked for
     ├── ChannelGone            a command on a channel that is closed or closing
+    │   └── ChannelsExhausted      as many channels are open as the broker allows on one connection
     └── ReplyError             the broker refused something and said why: `.code`, `.text`
         └── one class for each reply code below
 
@@ -24,6 +25,7 @@ __all__ = [
     "AmqpError",
     "ChannelGone",
     "ChannelNotOpen",
+    "ChannelsExhausted",
     "CommandInvalid",
     "ConnectionForced",
     "ContentTooLarge",
@@ -70,6 +72,10 @@ class MechanismNotOffered(HandshakeError):
 
 class ChannelGone(AmqpError):
     """A command was given to a channel that is closed or closing. The broker has not seen it."""
+
+
+class ChannelsExhausted(ChannelGone):
+    """As many channels are open as both sides agreed on for one connection (`channel_max`)."""
 
 
 class ProtocolError(AmqpError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import click
@@ -71,15 +71,16 @@ async def _list(place: Place, queue: str | None, wanted: Filter, limit: int, as_
     shown = 0
     more = False
     async with looking(place, "dispatcher dead") as session:
-        async for letter in _all_letters(session, await _queues(session, queue), wanted):
-            if shown >= limit:
-                more = True
-                break
-            shown += 1
-            if as_json:
-                click.echo(_as_json(letter))
-            else:
-                rows.append(_row(letter))
+        async with aclosing(_all_letters(session, await _queues(session, queue), wanted)) as letters:
+            async for letter in letters:
+                if shown >= limit:
+                    more = True
+                    break
+                shown += 1
+                if as_json:
+                    click.echo(_as_json(letter))
+                else:
+                    rows.append(_row(letter))
     if not as_json:
         echo_table(("UUID", "TASK", "QUEUE", "REASON", "ATTEMPT", "DIED", "ERROR"), rows, right=(4,))
     if more:
@@ -99,10 +100,12 @@ def _row(letter: DeadLetter) -> tuple[object, ...]:
     )
 
 
-async def _all_letters(session: Session, queues: list[str], wanted: Filter) -> AsyncIterator[DeadLetter]:
+async def _all_letters(session: Session, queues: list[str], wanted: Filter) -> AsyncGenerator[DeadLetter, None]:
+    """Who leaves it early closes it, as a browse."""
     for queue in queues:
-        async for letter in dead_letters(session.inspector, queue, wanted):
-            yield letter
+        async with aclosing(dead_letters(session.inspector, queue, wanted)) as letters:
+            async for letter in letters:
+                yield letter
 
 
 async def _queues(session: Session, queue: str | None) -> list[str]:
@@ -139,12 +142,13 @@ def _split(words: tuple[str, ...], url: str | None) -> tuple[str | None, list[st
 async def _show(place: Place, uuid: str, as_json: bool) -> None:
     found = 0
     async with looking(place, "dispatcher dead") as session:
-        async for letter in _all_letters(session, await _queues(session, None), Filter(uuids={uuid})):
-            found += 1
-            if as_json:
-                click.echo(_as_json(letter))
-            else:
-                _echo_letter(letter)
+        async with aclosing(_all_letters(session, await _queues(session, None), Filter(uuids={uuid}))) as letters:
+            async for letter in letters:
+                found += 1
+                if as_json:
+                    click.echo(_as_json(letter))
+                else:
+                    _echo_letter(letter)
     if not found:
         raise _not_there([uuid])
 
@@ -236,8 +240,8 @@ def _replay_command(
         raise CliError(
             f"{report.failed} were not accepted and stay: {failure.message}", failure.hint, exit_code=failure.exit_code
         )
-    if uuids and not report.replayed:
-        raise _not_there(uuids)
+    if missing := [uuid for uuid in uuids if uuid not in report.uuids]:
+        raise _not_there(missing)
 
 
 async def _replay(place: Place, queue: str | None, wanted: Filter, to_queue: str | None) -> ReplayReport:
@@ -251,6 +255,7 @@ async def _replay(place: Place, queue: str | None, wanted: Filter, to_queue: str
                 report = await replay(session, name, wanted, to_queue=to_queue, progress=step)
                 total.replayed += report.replayed
                 total.failed += report.failed
+                total.uuids |= report.uuids
                 total.first_error = total.first_error or report.first_error
     return total
 

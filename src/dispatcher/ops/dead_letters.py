@@ -96,11 +96,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayReport(msgspec.Struct):
-    """What a replay did. `failed` letters were not accepted and stay; `first_error` says why the first was not."""
+    """What a replay did. `failed` letters were not accepted and stay; `first_error` says why the first was not.
+
+    `uuids`: of those that were asked for by uuid, the ones that are there.
+    """
 
     replayed: int = 0
     failed: int = 0
     first_error: PublishError | None = None
+    uuids: set[str] = msgspec.field(default_factory=set)
 
 
 async def queue_names(inspector: Inspector) -> list[str]:
@@ -140,6 +144,8 @@ async def replay(
     present: dict[str, bool] = {}
     async with aclosing(_chunks(inspector, queue, wanted, progress)) as chunks:
         async for chunk in chunks:
+            if wanted.uuids is not None:
+                report.uuids.update(letter.uuid for letter in chunk)
             for target in {to_queue or letter.queue for letter in chunk} - present.keys():
                 present[target] = await _is_present(inspector, target)
             await _finished(_replay_chunk(session, queue, to_queue, chunk, present, report))

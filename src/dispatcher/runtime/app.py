@@ -65,9 +65,7 @@ class Dispatcher:
         self._queues: dict[str, Queue] = {}
         self._connecting: asyncio.Task[Server] | None = None
         self._users = 0
-        self._sync = SyncPublisher(
-            self._connect, wait_seconds=(self.config.connect_timeout_seconds or 0) + self.config.publish_timeout_seconds
-        )
+        self._sync = SyncPublisher(self._connect, wait_seconds=self.config.publish_timeout_seconds)
         self._publishing = Publishing(self.publish, self._sync.publish)
 
     def __repr__(self) -> str:
@@ -187,15 +185,24 @@ class Dispatcher:
         await self._leave(self._connecting)
 
     async def _leave(self, connecting: asyncio.Task[Server]) -> None:
-        """One user less of a connection; the last one closes it, also if it is still being made."""
+        """One user less of a connection; the last one closes it, also if it is still being made.
+
+        Whoever is cancelled here waits all the same: half closed, the server would live on, unseen. A close is bounded.
+        """
         self._users -= 1
         if self._users:
             return
         self._connecting = None
-        connecting.cancel()
-        await asyncio.wait([connecting])
-        if not connecting.cancelled() and connecting.exception() is None:
-            await connecting.result().close()
+        closing = asyncio.create_task(_end(connecting), name="dispatcher disconnect")
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
 
     def _forget_closed_loop(self) -> None:
         """A loop that ended without leaving `async with app` took its connection with it."""
@@ -267,6 +274,14 @@ class Dispatcher:
         if not queues:
             raise ConfigError(f"queues: expected at least one of {known}, got none")
         return list(dict.fromkeys(queues))
+
+
+async def _end(connecting: asyncio.Task[Server]) -> None:
+    """Close the server that `connecting` makes or has made."""
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    if not connecting.cancelled() and connecting.exception() is None:
+        await connecting.result().close()
 
 
 async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:

@@ -26,7 +26,7 @@ from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, Threa
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
 
-__all__ = ["Execution", "Ready", "Refused", "Run", "attempt_of", "timed_out"]
+__all__ = ["Execution", "Ready", "Refused", "Run", "attempt_of", "redeliveries_of", "timed_out"]
 
 COUNTED_KEPT = 10_000
 """Of so many redeliveries that were counted here the uuids are remembered."""
@@ -136,7 +136,7 @@ class Execution:
             body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
         except DecodeError as error:
             return Refused(delivery.uuid, "", attempt, Undecodable(str(error)))
-        redeliveries = _redeliveries(headers)
+        redeliveries = redeliveries_of(headers)
         if delivery.redelivered and delivery.delivery_count is None and self._must_count(body.uuid):
             return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries + 1, self._delivery_limit))
         task = tasks.get(body.name)
@@ -285,7 +285,8 @@ def attempt_of(headers: Mapping[str, Any]) -> int:
     return value if type(value) is int and value >= 1 else 1
 
 
-def _redeliveries(headers: Mapping[str, Any]) -> int:
+def redeliveries_of(headers: Mapping[str, Any]) -> int:
+    """How many holders died with a message, as far as workers have counted them."""
     count = headers.get(names.REDELIVERIES)
     return count if type(count) is int and count >= 0 else 0
 

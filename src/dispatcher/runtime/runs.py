@@ -25,7 +25,7 @@ from ..model.outcome import (
 )
 from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
-from .execution import Execution, Ready, Refused, Run, attempt_of, timed_out
+from .execution import Execution, Ready, Refused, Run, attempt_of, redeliveries_of, timed_out
 from .executors import text_of
 from .registry import Registry
 from .settle import Settler, Unsettled
@@ -135,8 +135,11 @@ class Runs:
             run.timer = asyncio.get_running_loop().call_later(seconds, self._timed_out, run, ready)
 
     def adopt(self, session: Session, delivery: Delivery) -> bool:
-        """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one."""
-        if not self._orphans:
+        """Whether this is the redelivery of a run that goes on here since its session died: it will settle this one.
+
+        So is a copy that another worker has put in the place of the redelivery, in order to count it.
+        """
+        if not self._orphans or not (delivery.redelivered or redeliveries_of(delivery.headers)):
             return False
         run = self._orphans.pop(_identity(delivery), None)
         if run is None or not run.running:  # it ended meanwhile, and its fate went with the old session

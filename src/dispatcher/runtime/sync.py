@@ -21,7 +21,9 @@ from .server import Server
 
 __all__ = ["SyncPublisher"]
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 10.0
+"""Longer than the server's own close takes where the broker does not answer."""
+
 SLACK_SECONDS = 5.0
 """Beyond the server's own deadlines, which say what went wrong: the last net under a wait on the thread."""
 
@@ -29,11 +31,11 @@ T = TypeVar("T")
 
 
 class SyncPublisher:
-    """`connect` opens the server on the thread's loop. `wait_seconds` is the longest that one publish may take there."""
+    """`connect` opens the server on the thread's loop. `wait_seconds`: how long a publish waits for that, and may then take."""
 
     def __init__(self, connect: Callable[[], Awaitable[Server]], *, wait_seconds: float) -> None:
         self._connect = connect
-        self._wait_seconds = wait_seconds + SLACK_SECONDS
+        self._wait_seconds = wait_seconds
         self._reset()
         # In a forked child neither the thread nor a lock held by another thread survives: start from nothing.
         if hasattr(os, "register_at_fork"):
@@ -46,10 +48,13 @@ class SyncPublisher:
 
     def publish(self, task: Task) -> Receipt:
         """Publish `task`, blocking. Raises as `Server.publish` does; `BrokerUnavailable` when there is no connection."""
-        return self._open().publish(task, self._wait_seconds)
+        return self._open().publish(task, self._wait_seconds + SLACK_SECONDS)
 
     def _open(self) -> _Link:
-        """The link, open. Whoever asks while it is being opened waits for that one attempt, and shares its failure."""
+        """The link, open. Whoever asks while it is being opened waits for that one attempt, and shares its failure.
+
+        The attempt goes on when a caller's time is over: a later publish may find the link open.
+        """
         stale: _Link | None = None
         with self._lock:
             if self._link is not None and self._link.ended:
@@ -62,10 +67,11 @@ class SyncPublisher:
         try:
             link.wait_opened(self._wait_seconds)
         except Exception:
-            with self._lock:
-                if self._link is link:
-                    self._link = None
-            link.close()
+            if link.ended:
+                with self._lock:
+                    if self._link is link:
+                        self._link = None
+                link.close()
             raise
         return link
 
@@ -104,7 +110,7 @@ class _Link:
         except TimeoutError:
             if self._opening.done():
                 raise
-            raise _silent(wait_seconds) from None
+            raise BrokerUnavailable(f"no connection to the broker within {wait_seconds:g} s; is it running?") from None
 
     def publish(self, task: Task, wait_seconds: float) -> Receipt:
         return self._call(self._opening.result().publish(task), wait_seconds)
@@ -125,7 +131,7 @@ class _Link:
             if future.done():
                 raise
             future.cancel()
-            raise _silent(wait_seconds) from None
+            raise BrokerUnavailable(f"the connection of send_sync did not answer within {wait_seconds:g} s") from None
         except BaseException:  # KeyboardInterrupt in the caller: do not leave the publish running behind its back
             future.cancel()
             raise
@@ -146,10 +152,6 @@ class _Link:
         self._thread.join(CLOSE_SECONDS)
         if not self._thread.is_alive():
             self._loop.close()
-
-
-def _silent(seconds: float) -> BrokerUnavailable:
-    return BrokerUnavailable(f"the connection of send_sync did not answer within {seconds:g} s")
 
 
 async def _opened(connect: Callable[[], Awaitable[Server]]) -> Server:

@@ -321,7 +321,7 @@ class Worker:
 
     def _take(self, session: Session, delivery: Delivery) -> None:
         """Begin a delivery at once if it may, else let it wait for its slot."""
-        if delivery.redelivered and self.runs.adopt(session, delivery):
+        if self.runs.adopt(session, delivery):
             pass  # it runs here since before its session was lost, and needs no slot of its own
         elif not self._waiting and self.runs.room.is_set() and self._slots.try_take():
             self.runs.begin(session, delivery)

@@ -165,8 +165,9 @@ def test_other_deaths_are_told_as_they_are(reason: str) -> None:
 
 
 def test_a_dead_letter_of_ours_keeps_its_reason() -> None:
-    """Ours have no notes of the broker; if a stranger adds some, the reason stays."""
-    assert dead_letter(death("maxlen"), **{names.REASON: "failed"})[names.REASON] == "failed"
+    """Ours have no notes of the broker. Where there are some, a reason is what its sender wrote into it."""
+    assert dead_letter(**{names.REASON: "failed"})[names.REASON] == "failed"
+    assert dead_letter(death("delivery_limit"), **{names.REASON: "made up"})[names.REASON] == "delivery_limit"
 
 
 def test_the_end_of_a_delay_is_no_death() -> None:

@@ -372,6 +372,19 @@ async def test_a_paused_channel_takes_nothing(bench: Bench) -> None:
     assert outcomes(bench.publish(b"2")) == [BrokerBlocked]
 
 
+async def test_what_was_given_up_before_it_was_sent_needs_no_answer(bench: Bench) -> None:
+    """Its caller was cancelled while the channel was being opened: nobody waits for it at the end."""
+    bench.may_open.clear()
+    futures = bench.publish(b"1", b"2")
+    waiting = asyncio.ensure_future(bench.publisher.answered())
+    await asyncio.sleep(0)
+    for future in futures:
+        future.cancel()
+    bench.may_open.set()
+    await asyncio.wait_for(waiting, 10)
+    assert bench.channels[0].sent == []
+
+
 async def test_the_answers_to_everything_can_be_waited_for(bench: Bench) -> None:
     """Those that are not even sent yet, too."""
     await bench.publisher.answered()

@@ -34,6 +34,14 @@ class CancelledConsumer:
         return await anext(self._consumer)
 
 
+class Again:
+    """Another delivery of the same message."""
+
+    def __init__(self, delivery: Any, *, redelivered: bool, **headers: Any) -> None:
+        self.body, self.queue = delivery.body, delivery.queue
+        self.redelivered, self.headers = redelivered, headers
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     config = ServerConfig(url="memory://", exchange="x", default_routing_key="k", reconnection_interval_seconds=0.001)
@@ -75,3 +83,39 @@ async def test_a_session_that_ends_between_two_consumers_runs_nothing_twice(
         while (depth := await server.inspector.depth("q")).unacked or depth.ready:
             await asyncio.sleep(0.001)
     assert runs.empty(), "the redelivery was run beside the run that it is of"
+
+
+@pytest.mark.parametrize(
+    ("redelivered", "headers", "adopted"),
+    [
+        (True, {}, True),
+        (False, {"x-dispatcher-redeliveries": 1}, True),
+        (False, {}, False),
+        (True, {"x-dispatcher-attempt": 2}, False),
+    ],
+    ids=["redelivery", "counted by another worker", "another task alike", "another attempt"],
+)
+async def test_what_is_the_same_message_and_what_only_looks_alike(
+    server: Server, redelivered: bool, headers: dict[str, Any], adopted: bool
+) -> None:
+    """On a classic queue another worker may count the redelivery first: a copy, not redelivered, is in its place."""
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def task() -> None:
+        running.set()
+        await go_on.wait()
+
+    worker = await server.new_worker(WorkerConfig("w", "q", ("k",)), {"task": TaskConfig(task)})
+    await worker.start()
+    await server.publish(Task("task"))
+    await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
+    [run] = worker.runs._runs
+    delivery, session = run.item.delivery, run.item.session
+    another: Any = object()
+    worker.runs.orphan(another)
+    again: Any = Again(delivery, redelivered=redelivered, **headers)
+    assert worker.runs.adopt(another, again) is adopted
+    assert (run.item.delivery is again) is adopted
+    run.item = run.item.brought_by(delivery, session)
+    go_on.set()
+    await server.close()

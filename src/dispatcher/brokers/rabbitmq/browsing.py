@@ -61,7 +61,7 @@ class Browse:
         self._queues.add(queue)
         try:
             taken = WINDOW
-            while taken == WINDOW:
+            while taken >= WINDOW:
                 taken = 0
                 channel = await self._channel_for_window()
                 arrived: deque[Content] = deque()
@@ -77,6 +77,9 @@ class Browse:
                     await asyncio.sleep(0)
                     if channel.is_open:
                         await channel.cancel(tag)
+                while arrived:  # in the place of those that were removed meanwhile
+                    taken += 1
+                    yield arrived.popleft()
         except AmqpError as error:
             raise refusal(error, f"browsing queue {queue!r}", "to read it") from error
 

@@ -66,11 +66,6 @@ class RabbitConsumer:
         return not self._ended and self._channel.is_open
 
     @property
-    def is_unanswered(self) -> bool:
-        """Whether it was told to stop, and the broker has said nothing yet."""
-        return self._cancelling is not None and not self._cancelling.done()
-
-    @property
     def unsettled(self) -> int:
         return self._channel.state.acks.unsettled
 

@@ -16,8 +16,11 @@ __all__ = ["with_reason", "with_reason_of_delay"]
 
 
 def with_reason(headers: dict[str, Any], queue: str) -> dict[str, Any]:
-    """`headers` of a message in `queue`; a dead letter that the broker made gets the headers that one of ours has."""
-    if not queue.endswith(".dead") or names.REASON in headers:
+    """`headers` of a message in `queue`; a dead letter that the broker made gets the headers that one of ours has.
+
+    One of ours has no notes of the broker's. What a sender wrote into headers of ours counts for nothing.
+    """
+    if not queue.endswith(".dead"):
         return headers
     deaths = headers.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else None

@@ -19,7 +19,7 @@ from ...model.topology import Topology
 from ..base import TopologyDiffers
 from ..differences import mismatch
 from .inequivalent import Declaration, Found, differences_of, read_refusal
-from .ladder import LOST_QUEUE, is_service
+from .ladder import is_service, ladder
 from .plan import plan_of
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
 from .translate import is_down
@@ -71,10 +71,19 @@ async def declare(
     return is_whole
 
 
-async def has_ladder(open_channel: OpenChannel) -> bool:
-    """Whether the ladder is there, by one of its queues; False where this user may not know."""
-    [refusal] = await _ask(open_channel, [QueueDeclare(queue=LOST_QUEUE, passive=True)])
-    return refusal is None
+async def has_ladder(open_channel: OpenChannel, features: Features) -> bool:
+    """Whether every exchange and queue of the ladder is there; False where this user may not know."""
+    plan = ladder(features)
+    specs: list[Spec] = [*plan.exchanges, *plan.queues]
+    channel = await open_channel()
+    try:
+        for asked in [channel.ask(_passive(spec)) for spec in specs]:
+            await channel.answer(asked)
+    except ReplyError:
+        return False
+    finally:
+        channel.let_go()
+    return True
 
 
 async def compare(open_channel: OpenChannel, spec: Spec) -> list[TopologyDiffers] | None:
@@ -104,7 +113,10 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
         denied: list[Spec] = []
         for spec, refusal in zip(specs, refusals, strict=True):
             if isinstance(refusal, PreconditionFailed):
-                for difference in await _differences(open_channel, spec, refusal):
+                differs = await _differences(open_channel, spec, refusal)
+                if ours:  # it would lead delayed tasks to nowhere, or back too soon
+                    raise _strange_ladder(differs)
+                for difference in differs:
                     tell(difference)
             elif isinstance(refusal, AccessRefused):
                 if RESERVED in refusal.text:
@@ -119,6 +131,14 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
         if not ours:
             await _check_present(open_channel, denied)
     return await _bind(open_channel, plan)
+
+
+def _strange_ladder(differs: Sequence[TopologyDiffers]) -> TopologyMismatch:
+    told = "; ".join(f"{one.what} is {one.found}, expected {one.expected}" for one in differs)
+    return TopologyMismatch(
+        f"the ladder of delays is not as it must be: {told}. It is Dispatcher's own: delete what differs, while no delayed"
+        " task is on its way there, and let it be declared anew"
+    )
 
 
 async def _check_present(open_channel: OpenChannel, denied: Sequence[Spec]) -> None:
@@ -211,8 +231,10 @@ async def _ask(
             outcomes.append(refusal)
             if until_denied and isinstance(refusal, AccessRefused):
                 outcomes += [refusal] * (len(methods) - len(outcomes))
-        finally:
-            await channel.close()
+        except BaseException:
+            channel.let_go()  # who cancels does not want to wait, least of all for a broker that does not answer
+            raise
+        await channel.close()
     return outcomes
 
 
@@ -230,17 +252,32 @@ async def _differences(open_channel: OpenChannel, spec: Spec, refusal: ReplyErro
         if read is None:
             break
         found.append(read)
-        if isinstance(spec, ExchangeSpec) and read.name == "type":
-            raise TopologyMismatch(
-                f"{_name(spec)}: expected one of type {spec.type}, got {read.current}. Name another exchange, or remove"
-                " that one"
-            )
+        _check_usable(spec, read)
         again = read.applied_to(declared)
         if again is None:
             break
         declared = again
         [answer] = await _ask(open_channel, [declared])
     return differences_of(_name(spec), found) if found else await _as_told(open_channel, spec, refusal)
+
+
+def _check_usable(spec: Spec, found: Found) -> None:
+    """`TopologyMismatch` for a difference with which it cannot be used at all."""
+    if isinstance(spec, ExchangeSpec) and found.name == "type":
+        raise TopologyMismatch(
+            f"{_name(spec)}: expected one of type {spec.type}, got {found.current}. Name another exchange, or remove that"
+            " one"
+        )
+    if isinstance(spec, ExchangeSpec) and found.name == "internal":
+        raise TopologyMismatch(
+            f"{_name(spec)}: expected one that takes messages, got an internal one. Name another exchange, or remove that"
+            " one"
+        )
+    if isinstance(spec, QueueSpec) and found.name == "x-queue-type" and found.current == "stream":
+        raise TopologyMismatch(
+            f"{_name(spec)}: expected a queue, got a stream, which keeps what was acked and forgets who had what. Name"
+            " another queue, or remove that stream"
+        )
 
 
 async def _as_told(open_channel: OpenChannel, spec: Spec, refusal: ReplyError) -> list[TopologyDiffers]:

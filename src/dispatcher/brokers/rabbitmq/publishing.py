@@ -161,6 +161,7 @@ class ExchangePublisher:
                     return  # the one before has no answer yet
                 self._suspects -= 1
             self._send(channel, self._waiting.popleft())
+        self._note_answers()  # what waited may have been given up by its callers
 
     def _send(self, channel: Channel, publish: Publish) -> None:
         if publish.future.done():

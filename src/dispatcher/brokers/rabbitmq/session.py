@@ -14,7 +14,7 @@ from time import time
 
 from ...amqp.channel import Channel
 from ...amqp.connection import Connection
-from ...amqp.errors import AmqpError, PreconditionFailed
+from ...amqp.errors import AmqpError, ChannelsExhausted, PreconditionFailed
 from ...errors import (
     ArgumentError,
     BrokerBlocked,
@@ -108,7 +108,8 @@ class RabbitSession:
     async def declare(self, topology: Topology) -> None:
         self._check()
         assert self._publishing is not None
-        open_channel = self._publishing.open_channel
+        # While an alarm blocks the one connection the broker reads nothing of it, a declare neither.
+        open_channel = self._publishing.open_channel if self._blocked is None else self._consumer_channel
         try:
             is_whole = await declare(
                 open_channel,
@@ -131,7 +132,7 @@ class RabbitSession:
         A fleet that comes back after its broker would else declare it a thousand times at once.
         """
         if not self._has_seen_ladder and self._known.ladder == level_names(self._features):
-            self._has_seen_ladder = await has_ladder(open_channel)
+            self._has_seen_ladder = await has_ladder(open_channel, self._features)
         return self._has_seen_ladder
 
     def _tell(self, difference: TopologyDiffers) -> None:
@@ -292,6 +293,10 @@ class RabbitSession:
                 self._consuming = connection
         try:
             return await self._consuming.open_channel()
+        except ChannelsExhausted as error:
+            raise ConfigError(
+                f"{error}; each queue that is worked on takes one: work on fewer in one process (-Q), or raise channel_max"
+            ) from error
         except AmqpError as error:
             failed = ConnectionLost(f"expected a channel for consuming: {error}")
             self._end(failed)
@@ -343,8 +348,8 @@ class RabbitSession:
         if self._ended:
             return
         self._ended = True
-        is_mute = any(consumer.is_unanswered for consumer in self._consumers)
         connections = [one for one in (self._consuming, self._publishing) if one is not None]
+        is_mute = any(connection.silent_seconds > MUTE_CLOSE_SECONDS for connection in connections)
         try:
             async with asyncio.timeout(MUTE_CLOSE_SECONDS if is_mute else CLOSE_SECONDS):
                 await asyncio.gather(self._all_answered(), *[consumer.close() for consumer in self._consumers])

@@ -138,7 +138,11 @@ async def check_ladder(link: Link, plan: Plan, subject: Subject | None, tell: Te
     may = (await may_configure(link, specs[:1]))[specs[0].name]
     absent = [_name(spec) for spec, answer in zip(specs, answers, strict=True) if isinstance(answer, NotFound)]
     refused = sum(isinstance(answer, Exception) for answer in answers) - len(absent)
+    present = [spec for spec, answer in zip(specs, answers, strict=True) if not isinstance(answer, Exception)]
     if absent:
+        if may and (differs := await _compared(link, present, subject)).status != "ok":
+            tell(differs)
+            return may
         text = "the ladder does not exist" if len(absent) == len(specs) else f"the ladder lacks {_some(absent)}"
         if subject is None:
             tell(note(check, text, "it is made by the first app that connects with the right to declare"))
