@@ -170,6 +170,9 @@ async def connect(host: str, port: int) -> socket.socket:
     raise last or OSError(f"{host} has no address")
 
 
+RECEIVE_BYTES = 64 * 1024
+
+
 class TcpProxy:
     """Forwards 127.0.0.1:`port` to `host`:`to_port`. A context manager; the controls may be called from any thread.
 
@@ -318,6 +321,8 @@ class TcpProxy:
         listener = socket.socket()
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Else megabytes lie here, delivered as far as the client's kernel knows, while the link is slow.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             listener.setblocking(False)
             listener.bind((self.host, self.port))
             listener.listen(128)

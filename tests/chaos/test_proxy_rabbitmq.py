@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from rabbitmq_node import PrivateNode
-from rabbitmq_stand import SENDERS, stand
+from rabbitmq_stand import DEADLINE_SECONDS, SENDERS, stand
 from tcp_proxy import Direction, Spoil, TcpProxy
 
-from dispatcher import PublishError
+from dispatcher import PublishError, Task, TaskArgument, WorkerConfig
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -88,6 +89,29 @@ async def test_a_link_of_one_byte_a_second_stops_nobody_for_ever(proxied: str, p
         proxy.resume()
         await one.more_accepted()
         assert {type(error).__name__ for error in one.failed} <= {"PublishUnknown", "BrokerUnavailable"}
+
+
+async def test_senders_that_are_faster_than_the_link_do_not_fill_the_memory(
+    node: PrivateNode, own_vhost: str, proxy: TcpProxy
+) -> None:
+    """What does not go out waits unsent, and is dropped when its sender gives up; the link is well once they are gone."""
+    url = f"amqp://guest:guest@{proxy.host}:{proxy.port}/{own_vhost}?heartbeat=600"
+    async with stand(url, worker=False, publish_timeout_seconds=1.0) as one:
+        await one.server.new_worker(WorkerConfig("w", "q", ("rk",)), {})
+        proxy.drip(100_000)
+        large = [TaskArgument("string", "x" * 50_000)]
+        senders = [asyncio.ensure_future(one.server.publish(Task("note", large))) for _ in range(200)]
+        await asyncio.wait(senders)
+        assert sum(sender.exception() is not None for sender in senders) > 100
+        session: Any = await one.server.live_session()
+        assert session._publishing._stream.unsent < 1_000_000
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                try:
+                    await one.send()
+                except PublishError:
+                    continue
+                break
 
 
 async def test_a_handshake_of_one_byte_a_second_is_given_up(proxied: str, proxy: TcpProxy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from tcp_proxy import TcpProxy
 
-from dispatcher import ArgumentError, BrokerUnavailable, Dispatcher, Unroutable
+from dispatcher import AnyEvent, ArgumentError, BrokerUnavailable, ConfigError, Dispatcher, Unroutable
 
 
 def counting_app(url: str) -> Dispatcher:
@@ -232,3 +233,48 @@ def test_closing_on_a_silent_link(vhost_url: str) -> None:
         app.tasks["task"].send_sync(1)
         proxy.stall("both")
         app.close_sync()
+
+
+def test_an_observer_may_not_wait_for_its_own_thread() -> None:
+    """It is called on the thread that would have to connect: that is refused at once, and the send goes on."""
+    told: list[Exception] = []
+
+    class Sends:
+        def on_event(self, event: AnyEvent) -> None:
+            if event.name == "broker.connected":
+                try:
+                    app.tasks["task"].send_sync(2)
+                except ConfigError as error:
+                    told.append(error)
+
+    app = Dispatcher("memory://", observers=[Sends()])
+
+    @app.task(name="task")
+    def task(number: int) -> None: ...
+
+    task.send_sync(1)
+    assert ["by an observer" in str(error) for error in told] == [True]
+    app.close_sync()
+
+
+async def test_a_forked_child_connects_anew(shared_url: str) -> None:
+    """The parent is connected when it forks: the child has a loop and a connection of its own."""
+    app = counting_app(shared_url)
+
+    async def send() -> None:
+        async with app:
+            await app.tasks["task"].send(1)
+
+    async with app:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                asyncio.events._set_running_loop(None)
+                asyncio.run(send())
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert (await app.server.inspector.depth("default")).ready == 1

@@ -42,13 +42,25 @@ class ConfirmListener(Protocol):
         ...
 
 
-class Channel:
-    """See `connection.Connection.open_channel`. `wake` has the connection send what is to be sent, in this turn of the loop."""
+class Link(Protocol):
+    """What a channel needs of its connection."""
 
-    def __init__(self, state: ChannelState, wake: Callable[[], None], settled: Callable[[ChannelState], None]) -> None:
+    @property
+    def has_room(self) -> bool: ...
+    def wake(self) -> None: ...
+    def note_published(self, size: int) -> None: ...
+    def note_settled(self, channel: ChannelState) -> None: ...
+    def when_there_is_room(self, callback: Callable[[], None]) -> None: ...
+
+
+class Channel:
+    """See `connection.Connection.open_channel`."""
+
+    def __init__(self, state: ChannelState, link: Link) -> None:
         self.state = state
-        self._wake = wake
-        self._settled = settled
+        self._link = link
+        self._wake = link.wake
+        self._settled = link.note_settled
         self._loop = asyncio.get_running_loop()
         self._consumers: dict[bytes, tuple[Callable[[Content], None], Callable[[], None]]] = {}
         self._listener: ConfirmListener | None = None
@@ -113,9 +125,21 @@ class Channel:
         return self.state.confirms.last + 1
 
     def publish(self, exchange: str, routing_key: str, properties: bytes, body: bytes, waiter: Any) -> None:
-        """Publish, mandatory; the listener hears of `waiter`. `ChannelGone` where the channel has ended."""
+        """Publish, mandatory; the listener hears of `waiter`. `ChannelGone` where the channel has ended.
+
+        Who publishes while the link has no room (`has_room`) makes it a queue without a bound.
+        """
         self.state.publish(exchange, routing_key, properties, body, waiter)
-        self._wake()
+        self._link.note_published(len(body) + len(properties))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the link keeps up with what it is given."""
+        return self._link.has_room
+
+    def when_there_is_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the link has caught up; never if the connection ends before."""
+        self._link.when_there_is_room(callback)
 
     # --- consuming -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,10 @@ from .tls import tls_failure
 
 __all__ = ["open_stream"]
 
+UNSENT_OPTION: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+UNSENT_BYTES = 128 * 1024
+"""With more than so much in the kernel that the link has not taken, the socket is not writable; a full buffer is megabytes."""
+
 Address = tuple[socket.AddressFamily, Any]
 
 
@@ -105,6 +109,8 @@ async def _connect(family: socket.AddressFamily, address: Any) -> socket.socket:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if UNSENT_OPTION is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, UNSENT_OPTION, UNSENT_BYTES)
         await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
         sock.close()

@@ -43,6 +43,10 @@ __all__ = ["Connection", "open_connection"]
 VERSION = "0.1.0"
 """Dispatcher's own; a test holds it equal to `dispatcher.__version__`, which nothing below the face may import."""
 
+HIGH_WATER_BYTES = 256 * 1024
+"""How much may wait for the kernel before no more publishes should be given to it: what waits here cannot be taken back, and
+the next one comes behind it."""
+
 CLOSE_SECONDS = 5.0
 """How long a close waits for the broker's answer. While an alarm blocks the connection there is none."""
 
@@ -122,9 +126,12 @@ class Connection:
         self._channels: dict[int, Channel] = {}
         self._settled: list[ChannelState] = []
         self._flushing = False
+        self._unflushed = 0  # bytes of publishes that wait for the end of this turn of the loop
+        self._waiting_for_room: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        stream.on_sent = self._look_for_room
         stream.start(self._received, self._lost)
         self._flush()
 
@@ -165,9 +172,9 @@ class Connection:
         asked: asyncio.Future[Answered] = self._loop.create_future()
         if not self.is_open:
             raise self._reason()
-        channel = Channel(self._core.open_channel(asked), self._wake, self._note_settled)
+        channel = Channel(self._core.open_channel(asked), self)
         self._channels[channel.state.number] = channel
-        self._wake()
+        self.wake()
         try:
             await channel.answer(asked)
         except BaseException:
@@ -196,15 +203,37 @@ class Connection:
 
     # --- out -------------------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def note_published(self, size: int) -> None:
+        """A publish of that many bytes was given to the core."""
+        self._unflushed += size
+        if not self._flushing:
+            self.wake()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the link keeps up with what it is given."""
+        return self._unflushed + self._stream.unsent < HIGH_WATER_BYTES and not self._stream.is_behind
+
+    def when_there_is_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the link has caught up; never if the connection ends before."""
+        self._waiting_for_room.append(callback)
+
+    def _look_for_room(self) -> None:
+        if self._waiting_for_room and self.has_room:
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for callback in waiting:
+                callback()
+
+    def wake(self) -> None:
         """Have what is to be sent sent at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    def _note_settled(self, channel: ChannelState) -> None:
+    def note_settled(self, channel: ChannelState) -> None:
+        """The channel has something to tell the broker of what was settled."""
         self._settled.append(channel)
-        self._wake()
+        self.wake()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -213,8 +242,11 @@ class Connection:
                 channel.flush_settlements()
             self._settled.clear()
         data = self._core.take_outgoing()
+        self._unflushed = 0
         if data:
             self._stream.send(data)
+        if self._waiting_for_room:
+            self._look_for_room()
 
     # --- in --------------------------------------------------------------------------------------------------------
 

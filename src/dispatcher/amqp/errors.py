@@ -50,6 +50,9 @@ __all__ = [
     "reply_error",
 ]
 
+SOFT = frozenset({311, 312, 313, 403, 404, 405, 406})
+"""The codes of errors that end a channel; all others end the connection (AMQP 0-9-1, section 1.2 of the reference)."""
+
 MAX_TEXT = 500
 """How many characters of what the broker says are kept."""
 
@@ -90,7 +93,7 @@ class ReplyError(AmqpError):
     """The broker refused a command and closed the channel, or the whole connection.
 
     `.code`: the reply code. `.text`: what the broker says, with control characters escaped, at most 500 characters.
-    `.class_id` and `.method_id`: the method that it refused, both 0 where it was none.
+    `.class_id` and `.method_id`: the method that it refused, both 0 where it was none. `.is_soft`: it ends a channel, no more.
     """
 
     code: int = 0
@@ -101,6 +104,7 @@ class ReplyError(AmqpError):
         self.text = _harmless(text)
         self.class_id = class_id
         self.method_id = method_id
+        self.is_soft = code in SOFT
         about = f"{code}, method {class_id}.{method_id}" if class_id else str(code)
         super().__init__(f"{self.sentence} The broker said ({about}): {self.text or 'nothing more'}")
 

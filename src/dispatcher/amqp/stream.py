@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import ssl
 import threading
@@ -26,6 +27,9 @@ __all__ = ["Stream", "reason_of"]
 READ_BYTES = 256 * 1024
 RECORD_BYTES = 16 * 1024
 """A TLS record carries no more (RFC 8446, section 5.1): read with this much, nothing stays behind in the TLS layer."""
+
+LOOK_BYTES = 64 * 1024
+"""After so many it looks whether the link keeps up."""
 
 READS = 4
 TLS_READS = 32
@@ -49,7 +53,9 @@ _LATER = (BlockingIOError, InterruptedError)
 class Stream:
     """Made by `open_stream`. Everything here belongs to the loop's thread, but for the beat of the keeper.
 
-    `peer`: `host:port`, `[::1]:5672` for IPv6. `unsent`: how many of the bytes given to `send` the kernel has not taken.
+    `peer`: `host:port`, `[::1]:5672` for IPv6. `unsent`: how many of the bytes given to `send` the kernel has not taken;
+    `is_behind`: it has taken them, and more than the link takes from it soon. `on_sent` is called, on the loop, whenever
+    one of both may have become better.
     `failure`: what is wrong with the TLS settings if that became known only after the handshake, as the refusal of our
     certificate does with TLS 1.3; else None. It is set before `on_end` is called.
     """
@@ -77,6 +83,13 @@ class Stream:
         self._ended = False
         self._on_data: Callable[[bytes], None] = _ignore
         self._on_end: Callable[[str], None] = _ignore
+        self.on_sent: Callable[[], None] = _do_nothing
+        self.is_behind = False
+        self._since_look = 0
+        self._poll: Any = None
+        if hasattr(select, "poll"):  # not on Windows, where nobody looks then
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLOUT)
         self._keeper: Keeper | None = None
         self._frame = b""
         self._seconds = 0.0
@@ -109,7 +122,12 @@ class Stream:
             self.unsent += len(data)
             if len(self._queue) == 1:  # else it waits its turn
                 self._write()
-        if self.unsent or self._broken is not None:
+        self._since_look += len(data)
+        if self._since_look >= LOOK_BYTES and self._poll is not None:
+            self._since_look = 0
+            # Not writable is what has TCP_NOTSENT_LOWAT unsent in the kernel (tcp(7)), long before its buffer is full.
+            self.is_behind = not self._poll.poll(0)
+        if self.unsent or self.is_behind or self._broken is not None:
             self._look_after_writes()
 
     def keep_alive(self, frame: bytes, seconds: float) -> None:
@@ -149,6 +167,7 @@ class Stream:
 
     def _after_beat(self) -> None:
         self._look_after_writes()
+        self.on_sent()
         if self._inbox:
             self.read_now()
 
@@ -204,17 +223,19 @@ class Stream:
             # First what the peer had said before it broke: it may be the reason. Not at once: `send` calls nobody back.
             self._loop.call_soon(self._last_read)
             return
-        wanted = self._read_wants_write or (bool(self._queue) and not self._write_wants_read)
+        wanted = self._read_wants_write or self.is_behind or (bool(self._queue) and not self._write_wants_read)
         if wanted is not self._watches_write:
             self._watches_write = wanted
             self._readiness.on_writable(self._writable if wanted else None)
 
     def _writable(self) -> None:
+        self.is_behind = False
         with self._lock:
             self._write()
         if self._read_wants_write:
             self._readable()
         self._look_after_writes()
+        self.on_sent()
 
     # --- in --------------------------------------------------------------------------------------------------------
 
@@ -339,3 +360,7 @@ def reason_of(error: OSError) -> str:
 
 def _ignore(_: bytes | str) -> None:
     """Nobody listens yet."""
+
+
+def _do_nothing() -> None:
+    """Nobody waits."""

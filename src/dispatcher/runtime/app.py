@@ -64,6 +64,7 @@ class Dispatcher:
         self._tasks: dict[str, AppTask[Any, Any, Any]] = {}
         self._queues: dict[str, Queue] = {}
         self._connecting: asyncio.Task[Server] | None = None
+        self._connected_by = os.getpid()
         self._users = 0
         self._sync = SyncPublisher(self._connect, wait_seconds=self.config.publish_timeout_seconds)
         self._publishing = Publishing(self.publish, self._sync.publish)
@@ -169,6 +170,7 @@ class Dispatcher:
         self._forget_closed_loop()
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="dispatcher connect")
+            self._connected_by = os.getpid()
         connecting = self._connecting
         self._users += 1
         try:
@@ -205,10 +207,10 @@ class Dispatcher:
             raise cancelled
 
     def _forget_closed_loop(self) -> None:
-        """A loop that ended without leaving `async with app` took its connection with it."""
+        """A loop that ended without leaving `async with app` took its connection with it; a fork left it in the parent."""
         if self._connecting is None or self._connecting.get_loop() is asyncio.get_running_loop():
             return
-        if not self._connecting.get_loop().is_closed():
+        if not self._connecting.get_loop().is_closed() and self._connected_by == os.getpid():
             raise ConfigError("this app is connected on another event loop; send from here with send_sync")
         self._connecting, self._users = None, 0
 

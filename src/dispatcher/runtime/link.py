@@ -16,30 +16,30 @@ __all__ = ["Backoff", "Link"]
 
 
 class Backoff:
-    """Full-jitter back-off: each pause is drawn below a bound that doubles up to `longest_seconds`."""
+    """Full-jitter back-off: each pause is drawn below a bound, `bound_seconds`, that doubles up to `longest_seconds`."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
-        self.longest_seconds = longest_seconds
         self.pauses = 0
-        self._first = self._bound = min(first_seconds, longest_seconds)
+        self.bound_seconds = self._first = min(first_seconds, longest_seconds)
+        self._longest = longest_seconds
 
     async def pause(self) -> None:
-        bound = self._bound
-        self._bound = min(self.longest_seconds, bound * 2)
+        bound = self.bound_seconds
+        self.bound_seconds = min(self._longest, bound * 2)
         self.pauses += 1
         await asyncio.sleep(random.uniform(0, bound))
 
     def begin_anew(self) -> None:
         """What was waited for has come, and stayed."""
-        self._bound = self._first
+        self.bound_seconds = self._first
         self.pauses = 0
 
 
 class Link:
     """Connects `broker` under `name`, and lets `prepare` (the topology) run on each new session before anyone gets it.
 
-    `retries`: how often a lost session is tried anew, None for ever. A session that did not last for the longest pause
-    counts as a try that failed: else a link that comes and goes would be made anew without pause and without end.
+    `retries`: how often a lost session is tried anew, None for ever. A session that did not last as long as the next pause
+    may be counts as a try that failed: else a link that comes and goes would be made anew without pause and without end.
     `on_give_up` is called once, with the error that ended it.
     """
 
@@ -169,7 +169,7 @@ class Link:
         It never waits in `live`, which only it resolves: a session may be lost again before anybody had it.
         """
         while True:
-            await asyncio.wait([session.closed], timeout=self._backoff.longest_seconds)
+            await asyncio.wait([session.closed], timeout=self._backoff.bound_seconds)
             if not session.closed.done():
                 self._backoff.begin_anew()
                 await asyncio.wait([session.closed])

@@ -36,6 +36,7 @@ __all__ = ["PUBLISH_MANY_WINDOW", "Publisher", "SessionSource", "message_of"]
 
 PUBLISH_MANY_WINDOW = 1000
 PUBLISH_MANY_BYTES = 16 * 1024 * 1024
+TURN_SECONDS = 0.02
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 
@@ -135,8 +136,14 @@ class Publisher:
             window.popleft()
             window_bytes -= len(oldest.message.body)
 
+        last_turn = self._loop.time()
         try:
             for task in tasks:
+                if self._loop.time() > last_turn + TURN_SECONDS:
+                    await asyncio.sleep(
+                        0
+                    )  # the iterable takes its time: without a turn of the loop nothing goes out meanwhile
+                    last_turn = self._loop.time()
                 try:
                     message = self._message_of(task)
                 except ArgumentError as error:

@@ -54,7 +54,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     `reconnection_retries_forever`, `reconnection_retries`: for ever, unless a number is given (both: `ConfigError`);
     zero gives up at the first loss. `reconnection_interval_seconds`: the first pause's upper bound; it doubles up to
     `reconnection_max_interval_seconds`, and each pause is drawn at random below it. A connection that did not last
-    for `reconnection_max_interval_seconds` counts as a retry that failed.
+    as long as the next pause may be counts as a retry that failed.
     `connect_timeout_seconds`: bounds the first connect; None tries for ever.
     `publish_timeout_seconds`: bounds every publish, waiting for a connection included.
     `max_body_bytes`: the largest task, sent or received.

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, ConfigError
 from ..model.task import Receipt, Task
 from .server import Server
 
@@ -62,6 +62,7 @@ class SyncPublisher:
             if self._link is None:
                 self._link = _Link(self._connect)
             link = self._link
+        link.check_caller()
         if stale is not None:
             stale.close()
         try:
@@ -100,6 +101,13 @@ class _Link:
         if not self._opening.done():
             return False
         return self._opening.cancelled() or self._opening.exception() is not None or self._opening.result().closed
+
+    def check_caller(self) -> None:
+        """`ConfigError` on the thread that would have to do what its caller waits for."""
+        if threading.current_thread() is self._thread:
+            raise ConfigError(
+                "send_sync was called by an observer of the connection it would send on; use another thread"
+            )
 
     def wait_opened(self, wait_seconds: float) -> None:
         """Wait until it is open. Raises what `connect` raised."""

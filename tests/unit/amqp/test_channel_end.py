@@ -36,9 +36,8 @@ class Heard:
 
 async def test_confirms_after_the_end_are_lost() -> None:
     """Who gave the connection up did so because no confirm can be trusted any more; nobody waits for ever either."""
-    state = ChannelState(1, [], frame_max=4096, max_body_bytes=1)
-    channel = Channel(state, lambda: None, lambda _: None)
     connection = Connection.__new__(Connection)
+    channel = Channel(ChannelState(1, [], frame_max=4096, max_body_bytes=1), connection)
     connection._channels = {1: channel}
     channel._listener = listener = Heard(connection, channel)
     events: list[Event] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from dispatcher.errors import (
 )
 from dispatcher.model import headers as names
 
-CLOSED = reply_error(541, "INTERNAL_ERROR - something")
+CLOSED = reply_error(406, "PRECONDITION_FAILED - something")
 
 
 class FakeState:
@@ -36,6 +37,8 @@ class FakeChannel:
     def __init__(self) -> None:
         self.is_open = True
         self.paused = False
+        self.has_room = True
+        self.waiting_for_room: list[Callable[[], None]] = []
         self.state = FakeState()
         self.sent: list[tuple[str, str, int, bytes]] = []
         self.listener: Any = None
@@ -43,6 +46,15 @@ class FakeChannel:
     async def select_confirms(self, listener: Any, *, return_header: str) -> None:
         assert return_header == names.PUBLISH
         self.listener = listener
+
+    def when_there_is_room(self, callback: Callable[[], None]) -> None:
+        self.waiting_for_room.append(callback)
+
+    def make_room(self) -> None:
+        self.has_room = True
+        waiting, self.waiting_for_room = self.waiting_for_room, []
+        for callback in waiting:
+            callback()
 
     @property
     def next_publish(self) -> int:
@@ -279,6 +291,32 @@ async def test_an_exchange_that_is_there_again_takes_them(bench: Bench) -> None:
     channel.end(NO_EXCHANGE)
     (await bench.opened(2)).confirm()
     assert outcomes(futures) == [None, None]
+
+
+async def test_a_link_that_does_not_keep_up_is_given_no_more(bench: Bench) -> None:
+    """What waits goes out in its order when there is room; what was given up meanwhile does not, and is in nobody's way."""
+    futures = bench.publish(b"1")
+    channel = await bench.opened()
+    channel.has_room = False
+    futures += bench.publish(b"2", b"3", b"4")
+    assert (channel.bodies, len(channel.waiting_for_room)) == ([b"1"], 1)
+    futures[1].cancel()
+    channel.make_room()
+    assert channel.bodies == [b"1", b"3", b"4"]
+    futures += bench.publish(b"5")
+    channel.confirm()
+    assert outcomes(futures) == [None, "cancelled", None, None, None]
+
+
+async def test_what_ends_the_connection_is_no_refusal_of_a_publish(bench: Bench) -> None:
+    """An operator closes it: there is no other channel to be had, and nobody waits for one."""
+    futures = bench.publish(b"1", b"2")
+    channel = await bench.opened()
+    waiting = asyncio.ensure_future(bench.publisher.answered())
+    channel.end(reply_error(320, "CONNECTION_FORCED - broker forced connection closure"))
+    await asyncio.wait_for(waiting, 10)
+    assert outcomes(futures) == [ConnectionLost, ConnectionLost]
+    assert len(bench.channels) == 1
 
 
 async def test_a_lost_connection_fails_what_is_sent_and_what_waits(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -192,6 +193,21 @@ async def test_many_are_tried_again_at_the_same_time(publishers: list[Publisher]
     publisher = publisher_of(source, publishers, timeout_seconds=5.0)  # a tenth of what all pauses together would be
     receipts = await publisher.publish_many(Task("task", uuid=f"{n}") for n in range(1000))
     assert [receipt.uuid for receipt in receipts] == [f"{n}" for n in range(1000)]
+
+
+async def test_an_iterable_that_takes_its_time_holds_nothing_up(publishers: list[Publisher]) -> None:
+    """What it gave goes out while it makes the next: else its deadline would pass before anybody has seen it."""
+    source = Played(OK)
+    went_out: list[int] = []
+
+    def tasks() -> Iterator[Task]:
+        for _ in range(20):
+            asyncio.get_running_loop().call_soon(lambda: went_out.append(len(source.messages)))
+            time.sleep(TIMEOUT_SECONDS / 5)
+            yield Task("task")
+
+    await publisher_of(source, publishers).publish_many(tasks())
+    assert went_out[:10] == list(range(10))
 
 
 async def test_many_that_end_early_leave_nothing_behind(publishers: list[Publisher]) -> None:

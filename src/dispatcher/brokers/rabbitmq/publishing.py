@@ -129,6 +129,7 @@ class ExchangePublisher:
         self._channel: Channel | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: deque[Publish] = deque()
+        self._waits_for_room = False
         self._suspects = 0  # how many of the first that wait are to be sent one at a time
         self._is_shared = is_service(exchange)  # by all rungs of the ladder
         self._worked: set[str] = set()  # the exchanges that have accepted something on the present channel
@@ -140,7 +141,7 @@ class ExchangePublisher:
             publish.fail(_too_large(publish, largest))
             return
         channel = self._channel
-        if channel is None or not channel.is_open or self._waiting:
+        if channel is None or not channel.is_open or self._waiting or not channel.has_room:
             self._waiting.append(publish)
             self._send_waiting()
         elif channel.paused:
@@ -156,12 +157,23 @@ class ExchangePublisher:
                 self._opening = asyncio.create_task(self._open(), name=f"dispatcher publisher of {self._exchange}")
             return
         while self._waiting:
+            if not channel.has_room:
+                if not self._waits_for_room:
+                    self._waits_for_room = True
+                    channel.when_there_is_room(self._go_on)
+                return
             if self._suspects:
                 if channel.state.confirms:
                     return  # the one before has no answer yet
                 self._suspects -= 1
             self._send(channel, self._waiting.popleft())
         self._note_answers()  # what waited may have been given up by its callers
+
+    def _go_on(self) -> None:
+        """The link has caught up. What was given up meanwhile is not even sent."""
+        self._waits_for_room = False
+        if self._waiting:
+            self._send_waiting()
 
     def _send(self, channel: Channel, publish: Publish) -> None:
         if publish.future.done():
@@ -263,7 +275,7 @@ class ExchangePublisher:
 
     def lost(self, waiters: Sequence[Publish], error: AmqpError | None) -> None:
         """The channel ended. A refusal answers those it is about; the others go out again."""
-        if not isinstance(error, ReplyError):
+        if not isinstance(error, ReplyError) or not error.is_soft:
             self.end(reason := ConnectionLost(f"the connection ended before the broker answered: {error}"))
             for publish in waiters:
                 publish.fail(reason)
