@@ -22,12 +22,12 @@ SOON_SECONDS = 0.02
 
 
 def ack_before_run() -> None:
-    """The delivery is acked as its function starts, not when it has ended."""
+    """The delivery is acked a little before its function starts, not when it has ended."""
     start: Any = Execution.start
 
     def faulty(self: Execution, run: Any, *rest: Any) -> None:
         run.item.delivery.ack()
-        start(self, run, *rest)
+        asyncio.get_running_loop().call_later(LATE_SECONDS, start, self, run, *rest)
 
     Execution.start = faulty  # type: ignore[method-assign]
 

@@ -21,6 +21,9 @@ BACK_SECONDS = 10 * (MAX_BACKOFF_SECONDS + 5)
 
 POLL_SECONDS = 0.1
 ASK_SECONDS = 30.0
+SWALLOW_SECONDS = 0.5
+"""Longer than a publisher rests after a batch: each sends something meanwhile."""
+
 DEAD = ".dead"
 EXCHANGE = "dispatcher"
 UNBOUND = "threads"
@@ -30,7 +33,8 @@ UNBOUND = "threads"
 class RabbitGround:
     """A vhost of `node`, which the processes reach through `proxy`; `own_url` does not. See `ledger_rig.Ground`.
 
-    Harm: `cut`: every link is reset. `unbind`: the binding of a queue is removed, and put back the next time. `calm`: none.
+    Harm: `cut`: every link is reset. `swallow`: the same, after what the processes sent for a while got no further.
+    `unbind`: the binding of a queue is removed, and put back the next time. `calm`: none.
     """
 
     def __init__(self, folder: Path, node: PrivateNode, vhost: str, proxy: TcpProxy) -> None:
@@ -86,6 +90,13 @@ class RabbitGround:
         elif what == "cut":
             began = time.monotonic()
             self._proxy.cut()
+            self.faults.append(Fault("cut", began, time.monotonic()))
+        elif what == "swallow":
+            began = time.monotonic()
+            self._proxy.stall("to_broker")
+            time.sleep(SWALLOW_SECONDS)
+            self._proxy.cut()
+            self._proxy.resume()
             self.faults.append(Fault("cut", began, time.monotonic()))
         elif what == "unbind":
             self._is_unbound = not self._is_unbound

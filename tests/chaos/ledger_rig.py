@@ -94,7 +94,7 @@ class Plan:
     workers: int = 4
     publishers: int = 2
     limit: int = 16
-    how: Literal["kill", "term", "suspend", "cut", "unbind", "calm"] = "kill"
+    how: Literal["kill", "term", "suspend", "cut", "swallow", "unbind", "calm"] = "kill"
     period_seconds: float = 1.0
     pause_one_in: int = 0
     pause_seconds: float = 2.0

@@ -172,10 +172,15 @@ async def test_what_no_queue_takes_is_told_and_never_run(tmp_path: Path, ground:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("fault", "how"),
-    [("ack_before_run", "kill"), ("ack_before_copy", "kill"), ("confirm_unheard", "cut"), ("not_mandatory", "unbind")],
+    [
+        ("ack_before_run", "kill"),
+        ("ack_before_copy", "kill"),
+        ("confirm_unheard", "swallow"),
+        ("not_mandatory", "unbind"),
+    ],
 )
 async def test_a_fault_planted_on_rabbitmq_is_found(
-    fault: str, how: Literal["kill", "cut", "unbind"], tmp_path: Path, ground: RabbitGround
+    fault: str, how: Literal["kill", "swallow", "unbind"], tmp_path: Path, ground: RabbitGround
 ) -> None:
     """The same run with a client that breaks the promise: the checker must say so."""
     plan = Plan(tasks=2_000, how=how, period_seconds=0.7, pace_seconds=0.2, fault=fault)

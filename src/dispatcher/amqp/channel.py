@@ -42,7 +42,7 @@ class ConfirmListener(Protocol):
         ...
 
 
-class Link(Protocol):
+class _Link(Protocol):
     """What a channel needs of its connection."""
 
     @property
@@ -56,7 +56,7 @@ class Link(Protocol):
 class Channel:
     """See `connection.Connection.open_channel`."""
 
-    def __init__(self, state: ChannelState, link: Link) -> None:
+    def __init__(self, state: ChannelState, link: _Link) -> None:
         self.state = state
         self._link = link
         self._wake = link.wake
