@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from sqlite_rig import QUEUE, Rig, publish, soon, take
 
-from dispatcher.brokers.sqlite import SqliteBroker, faults, place
+from dispatcher.brokers.sqlite import SqliteBroker, faults, file, place
 from dispatcher.brokers.sqlite.place import Place, file_system_of
+from dispatcher.brokers.sqlite.schema import SCHEMA_VERSION, STEPS
 from dispatcher.errors import (
     ConfigError,
     StorageCorrupt,
@@ -131,13 +132,33 @@ async def test_a_damaged_file_is_refused_and_kept(rig: Rig) -> None:
     assert rig.path.read_bytes() == content
 
 
-@pytest.mark.parametrize(("version", "whose"), [(2, "a newer"), (0, "an older")])
-async def test_another_schema_is_refused(rig: Rig, version: int, whose: str) -> None:
-    """A file of another schema version must be refused, with a word on which Dispatcher can read it."""
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
+async def test_another_schema_is_refused(rig: Rig, version: int) -> None:
+    """A file of an unknown schema version must be refused, with a word on what can read it."""
     await (await rig.connect(QUEUE)).close()
     with closing(sqlite3.connect(rig.path)) as other:
         other.execute(f"PRAGMA user_version = {version}")
-    await refused(rig.path, StorageUnsupported, f"expected schema version 1, got {version}, written by {whose}")
+    await refused(rig.path, StorageUnsupported, f"expected schema version 1 to {SCHEMA_VERSION}, got {version}")
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_a_file_of_an_older_version_is_brought_up_to_date(
+    rig: Rig, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in a file of an earlier Dispatcher must be delivered by this one."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(file, "STEPS", STEPS[:version])
+        earlier.setattr(file, "SCHEMA_VERSION", version)
+        session = await rig.connect(QUEUE)
+        await publish(session, b"m")
+        await session.close()
+    session = await rig.connect(QUEUE)
+    [delivery] = await take(await session.consume("q", prefetch=1), 1)
+    assert delivery.body == b"m"
+    delivery.ack()
+    await session.close()
+    with closing(sqlite3.connect(rig.path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 async def test_an_empty_file_is_made_ours(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from .failpoints import failpoint
 from .faults import sqlite, storage_error
 from .liveness import FileLock, Inheritance
 from .place import WRITE_LOCK, Place
-from .schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from .schema import APPLICATION_ID, SCHEMA_VERSION, STEPS
 
 __all__ = ["Database", "connect"]
 
@@ -80,12 +80,12 @@ class Database:
             raise
 
     def _adopt(self) -> None:
-        """Make sure that the file is ours and of this version, and write nothing into one that is not."""
+        """Make sure that the file is ours and of this version or made so, and write nothing into one that is not."""
         self._take_lock()
         try:
-            ours = self._check_ours()
+            version = self._version()
             execute = self.connection.execute
-            if not ours:
+            if version == 0:
                 execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 execute("PRAGMA auto_vacuum = INCREMENTAL")
             if execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
@@ -93,22 +93,23 @@ class Database:
                     f"{self.place.path}: its file system cannot keep a write-ahead log; put the file on another",
                     path=self.place.path,
                 )
-            if ours:
+            if version == SCHEMA_VERSION:
                 return
             execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA:
-                execute(statement)
+            for step in STEPS[version:]:
+                for statement in step:
+                    execute(statement)
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             execute("COMMIT")
         finally:
             self._drop_lock()
 
-    def _check_ours(self) -> bool:
-        """Whether the file has our tables; False where it is empty, an error for anything else."""
+    def _version(self) -> int:
+        """The version of our tables in the file; 0 where it is empty, an error for anything else."""
         execute, path = self.connection.execute, self.place.path
         application, version, tables = (
-            execute(query).fetchone()[0]
+            int(execute(query).fetchone()[0])
             for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
         if application != APPLICATION_ID:
@@ -118,15 +119,14 @@ class Database:
                     " it was left as it is. Choose another path",
                     path=path,
                 )
-            return False
-        if version != SCHEMA_VERSION:
+            return 0
+        if not 1 <= version <= SCHEMA_VERSION:
             raise StorageUnsupported(
-                f"{path}: expected schema version {SCHEMA_VERSION}, got {version}, written by"
-                f" {'a newer' if version > SCHEMA_VERSION else 'an older'} Dispatcher; drain it with that one,"
-                " or choose another path",
+                f"{path}: expected schema version 1 to {SCHEMA_VERSION}, got {version}, written by another"
+                " Dispatcher, a newer one; drain it with that, or choose another path",
                 path=path,
             )
-        return True
+        return version
 
     def begin(self, *, relaxed: bool = False) -> None:
         """Start a write transaction.

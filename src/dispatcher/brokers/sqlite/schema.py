@@ -8,13 +8,12 @@ indexes, which keeps each step at the same cost whether a thousand messages wait
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "PRIORITIES", "SCHEMA", "SCHEMA_VERSION"]
+__all__ = ["APPLICATION_ID", "PRIORITIES", "SCHEMA_VERSION", "STEPS"]
 
 APPLICATION_ID = 0x44535043  # "DSPC", in bytes 68 to 71 of the file: what tells our file from another's
-SCHEMA_VERSION = 1
 PRIORITIES = 10  # 0 to 9; `rank` is 9 - priority, so that the natural order of the key is the order of delivery
 
-SCHEMA = (
+_FIRST = (
     # epoch: raised by everything that outdates a session's picture of queues, bindings, consumers and sessions.
     # next_id: ids are never used twice, or a browsed key could come to name another message.
     "CREATE TABLE state (epoch INTEGER NOT NULL, next_id INTEGER NOT NULL) STRICT",
@@ -43,3 +42,16 @@ SCHEMA = (
     "CREATE TABLE consumers (id INTEGER PRIMARY KEY, session INTEGER NOT NULL REFERENCES sessions,"
     " queue_id INTEGER NOT NULL REFERENCES queues) STRICT",
 )
+
+_SECOND = (
+    # schedules: the last firing of each, kept by the session that leads it; NULL for none, and for none yet.
+    "CREATE TABLE schedules (name TEXT PRIMARY KEY, session INTEGER, fired_ms INTEGER) STRICT, WITHOUT ROWID",
+    # cancels: what must not run any more. AUTOINCREMENT: a reader asks for what came after the last that it has seen.
+    "CREATE TABLE cancels (id INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL, cancelled_at_ms INTEGER NOT NULL)"
+    " STRICT",
+)
+
+STEPS = (_FIRST, _SECOND)
+"""What makes each version of the file from the one before; the first from an empty file."""
+
+SCHEMA_VERSION = len(STEPS)
