@@ -23,6 +23,12 @@ STORIES = {
         1000 tasks on disk
         sum of the squares: 332833500
     """,
+    "cancel": """\
+        waiting -> cancelled
+        told to stop, current_task().cancelled is True
+        running -> cancelled
+        delayed -> cancelled
+    """,
     "dead_letters": """\
         rejected: no address
         failed: OSError: the printer is on fire

@@ -293,3 +293,38 @@ def test_purging_asks_on_a_terminal(cli: Cli) -> None:
         os.close(master)
         assert b"Delete 3 dead letters for good?" in out
         assert len(dead(cli)) == left
+
+
+# --- cancel ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_task_is_parked_by_a_worker_that_starts_later(cli: Cli) -> None:
+    """Named by an app or by a URL; one that nobody sent is recorded all the same."""
+    first, second, third = (cli.ok("send", "tasks:app", "note", text).strip() for text in "abc")
+    assert cli.ok("cancel", "tasks:app", first, "nobody's") == "cancelled 2\n"
+    assert cli.ok("cancel", "--url", cli.env["DISPATCHER_URL"], second) == "cancelled 1\n"
+    assert cli.ok("cancel", "--exchange", "another", third) == "cancelled 1\n"
+    worker = cli.start("worker", "tasks:app", "--burst")
+    assert worker.exit_code() == 0
+    worker.wait_for("note c 0\n")
+    assert {letter["uuid"]: letter["reason"] for letter in dead(cli)} == {first: "cancelled", second: "cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ((), "expected at least one UUID, got none", "dispatcher send"),
+        (("tasks:app",), "expected at least one UUID, got none", "dispatcher send"),
+        (("tasks:app", ""), "uuid: expected a non-empty string", "dispatcher send"),
+        (("tasks:app", "u" * 256), "expected at most 255 bytes", "dispatcher send"),
+        (("tasks:app", "--url", "sqlite:///x.db", "u"), "there is no broker file", "--url"),
+    ],
+)
+def test_a_cancel_that_makes_no_sense(cli: Cli, words: tuple[str, ...], message: str, hint: str) -> None:
+    """One line that says what was expected, one that says what to do; no broker file is made."""
+    done = cli.run("cancel", *words)
+    first, second = done.stderr.splitlines()
+    assert done.returncode in (2, 74)
+    assert first.startswith("dispatcher: error: ") and message in first
+    assert second.startswith("hint: ") and hint in second
+    assert not cli.broker.exists()

@@ -26,6 +26,8 @@ __all__ = [
     "Broker",
     "BrokerEvent",
     "BrowsedMessage",
+    "Cancel",
+    "Cancels",
     "Connected",
     "Consumer",
     "Delivery",
@@ -120,6 +122,30 @@ class Consumer(Protocol):
         ...
 
 
+class Cancel(msgspec.Struct, frozen=True):
+    """The word of a sender: the task of that uuid, published to that exchange, must not run any more."""
+
+    exchange: str
+    uuid: str
+    cancelled_at_ms: int
+
+
+class Cancels(Protocol):
+    """The cancels of a broker: kept for `CANCEL_DAYS` days, and told to everybody who watches."""
+
+    async def add(self, cancel: Cancel) -> None:
+        """Record it; it is safe when this returns. Raises like a publish, and `TopologyMissing` where nothing keeps cancels."""
+        ...
+
+    async def watch(self, on_cancel: Callable[[Cancel], None]) -> asyncio.Future[None]:
+        """Tell every recorded cancel, return, and go on to tell those that come, each at least once.
+
+        The future resolves when no more are told, though the session lives: watch again then. Raises
+        `TopologyMismatch` where nothing keeps cancels or this user may not read them, `ConnectionLost`.
+        """
+        ...
+
+
 class Session(Protocol):
     """One live link to a broker.
 
@@ -131,6 +157,8 @@ class Session(Protocol):
     def closed(self) -> asyncio.Future[None]: ...
     @property
     def inspector(self) -> Inspector: ...
+    @property
+    def cancels(self) -> Cancels: ...
 
     async def declare(self, topology: Topology) -> None:
         """Make `topology` true according to its `declare` mode; `TopologyMismatch` where it may not or cannot."""

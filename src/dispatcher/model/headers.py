@@ -9,6 +9,9 @@ from __future__ import annotations
 __all__ = [
     "ATTEMPT",
     "BROKER_DEATH_HEADERS",
+    "CANCELLED_AT",
+    "CANCEL_EXCHANGE",
+    "CANCEL_MARK",
     "DEAD_AT",
     "DELAYED",
     "DELAY_DUE",
@@ -27,6 +30,7 @@ __all__ = [
     "REASON",
     "REASON_TEXT",
     "REDELIVERIES",
+    "REPLAYED_AT",
     "ROUTING_HEADERS",
     "ROUTING_KEY",
     "SNOOZES",
@@ -53,6 +57,8 @@ EXCHANGE = PREFIX + "exchange"  # where it was first published to
 ROUTING_KEY = PREFIX + "routing-key"
 QUEUE = PREFIX + "queue"  # the queue it died in
 
+REPLAYED_AT = PREFIX + "replayed-at"  # when it left the dead letters: no cancel from before holds any more
+
 # On the wire of RabbitMQ only; no delivery shows them.
 PUBLISH = (
     PREFIX + "publish"
@@ -61,6 +67,10 @@ DELAY_PREFIX = PREFIX + "delay-"  # with the number of a level of the delay ladd
 DELAYED = DELAY_PREFIX + "ladder"  # true: it has been on the ladder, and can no longer be returned
 DELAY_TO = DELAY_PREFIX + "to"  # the exchange it goes to then; absent: to the queue that its routing key names
 DELAY_DUE = DELAY_PREFIX + "due"  # when
+
+CANCEL_EXCHANGE = PREFIX + "cancel-exchange"  # of a cancel: where its task was published to
+CANCELLED_AT = PREFIX + "cancelled-at"
+CANCEL_MARK = PREFIX + "cancel-mark"  # of no cancel: who reads the cancels knows by it that it has read all before
 
 BROKER_DEATH_HEADERS = (
     "x-death",

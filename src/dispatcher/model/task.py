@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from os import urandom
 from typing import Any
 
 import msgspec
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConfigError
 from . import headers as names
 from .retry import MAX_DELAY_SECONDS
 from .topology import check_name
 
-__all__ = ["NAME_PATTERN", "Receipt", "Task", "TaskArgument", "check_task_name", "new_uuid"]
+__all__ = ["NAME_PATTERN", "Receipt", "Task", "TaskArgument", "check_task_name", "check_uuid", "new_uuid"]
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 MAX_UUID_BYTES = 255
@@ -45,10 +45,29 @@ class TaskArgument(msgspec.Struct, frozen=True):
     value: Any
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """The broker's promise to keep a task. `uuid` is the task's."""
+class Receipt(msgspec.Struct, frozen=True, eq=False):
+    """The broker's promise to keep a task. `uuid` is the task's. Two of one uuid are equal."""
 
     uuid: str
+    canceller: Callable[[str], Awaitable[None]] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Receipt) and other.uuid == self.uuid
+
+    def __hash__(self) -> int:
+        return hash(self.uuid)
+
+    def __repr__(self) -> str:
+        return f"Receipt(uuid={self.uuid!r})"
+
+    async def cancel(self) -> None:
+        """Cancel the task, over the connection that published it. See `Server.cancel`.
+
+        `ConfigError` for a receipt that no publish returned.
+        """
+        if self.canceller is None:
+            raise ConfigError("this receipt was not returned by a publish; cancel with app.cancel(uuid)")
+        await self.canceller(self.uuid)
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -82,7 +101,7 @@ class Task(msgspec.Struct, frozen=True):
         if self.uuid is None:
             _force(self, "uuid", new_uuid())
         else:
-            _check_uuid(self.uuid)
+            check_uuid(self.uuid)
         if self.routing_key is not None:
             _check_routing_key(self.routing_key)
         if self.headers is not None:
@@ -112,15 +131,17 @@ def _check_args(name: str, args: object) -> tuple[TaskArgument, ...]:
     return tuple(args)
 
 
-def _check_uuid(uuid: object) -> None:
+def check_uuid(uuid: object) -> str:
+    """Return `uuid` if it can be one of a task, else raise `ArgumentError`."""
     if not isinstance(uuid, str) or not uuid:
-        raise ArgumentError(f"uuid: expected a non-empty string or None, got {uuid!r}")
+        raise ArgumentError(f"uuid: expected a non-empty string, got {uuid!r}")
     try:
         size = len(uuid.encode())
     except UnicodeEncodeError:
         raise ArgumentError(f"uuid: expected text that is valid UTF-8, got {uuid!r}") from None
     if size > MAX_UUID_BYTES:
         raise ArgumentError(f"uuid: expected at most {MAX_UUID_BYTES} bytes of UTF-8, got {size}")
+    return uuid
 
 
 def _check_routing_key(key: object) -> None:

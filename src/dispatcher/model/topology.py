@@ -14,6 +14,8 @@ import msgspec
 from ..errors import ConfigError
 
 __all__ = [
+    "CANCEL_DAYS",
+    "CANCEL_EXCHANGE",
     "DEAD_EXCHANGE",
     "DELAY_EXCHANGE",
     "DeclareMode",
@@ -29,6 +31,12 @@ DEAD_EXCHANGE = "dispatcher.dead"
 
 DELAY_EXCHANGE = "dispatcher.delay"
 """What is published here with routing key `q` comes to queue `q`, after its delay: retries and snoozes take this way."""
+
+CANCEL_EXCHANGE = "dispatcher.cancel"
+"""Cancels of tasks are published here on RabbitMQ, and kept in a stream of the same name."""
+
+CANCEL_DAYS = 30
+"""How long a cancel is kept: a task that waits for longer after it runs all the same."""
 
 DeclareMode = Literal["create", "verify", "never"]
 QueueType = Literal["quorum", "classic"]

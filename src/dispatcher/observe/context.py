@@ -6,7 +6,7 @@ of the process executor sets its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ class CurrentTask(msgspec.Struct, frozen=True):
 
     `attempt`: 1-based, counts this run. `redelivered`: the broker may have delivered it before: it may have run
     already. `headers`: the message's, ours included. `deadline_at`: Unix seconds when its `timeout_seconds` are over,
-    None without a timeout.
+    None without a timeout. `cancel_asked`: what `cancelled` says, of the moment it was last looked at.
     """
 
     uuid: str
@@ -33,12 +33,30 @@ class CurrentTask(msgspec.Struct, frozen=True):
     headers: Mapping[str, Any]
     queue: str
     deadline_at: float | None = None
+    cancel_asked: bool = False
 
     @property
     def deadline(self) -> datetime | None:
         """When its `timeout_seconds` are over, in UTC; None without a timeout."""
         return None if self.deadline_at is None else datetime.fromtimestamp(self.deadline_at, UTC)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether its sender has cancelled it since it began: long work looks at this now and then, and ends early.
+
+        A coroutine is cancelled besides; a process is killed if it runs on for 5 s.
+        """
+        if not self.cancel_asked and (is_told := CANCEL_PROBE.get()) is not None and is_told():
+            self.ask_to_cancel()
+        return self.cancel_asked
+
+    def ask_to_cancel(self) -> None:
+        """From now on `cancelled` is true. For the worker that runs it."""
+        msgspec.structs.force_setattr(self, "cancel_asked", True)
+
+
+CANCEL_PROBE: ContextVar[Callable[[], bool] | None] = ContextVar("dispatcher_cancel_probe", default=None)
+"""How a process of the process executor finds out; elsewhere the worker tells the task itself."""
 
 CURRENT_TASK: ContextVar[CurrentTask | None] = ContextVar("dispatcher_current_task", default=None)
 

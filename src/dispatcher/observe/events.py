@@ -15,12 +15,14 @@ from ..model.outcome import Reason
 
 __all__ = [
     "ALL_EVENTS",
+    "CancelsUnheard",
     "DeadLettered",
     "Event",
     "ObserverFailed",
     "ProcessReplaced",
     "RedeliveryCounted",
     "SettleFailed",
+    "TaskCancelling",
     "TaskDiscarded",
     "TaskEvent",
     "TaskFailed",
@@ -168,6 +170,13 @@ class TaskOverran(TaskEvent, frozen=True):
     overrunning: int
 
 
+class TaskCancelling(TaskEvent, frozen=True):
+    """Its sender cancelled it while it runs: a coroutine is cancelled, a process has 5 s, a thread must look itself."""
+
+    name = "task.cancelling"
+    level = logging.WARNING
+
+
 class TaskSettledElsewhere(TaskEvent, frozen=True):
     """It ended after its session was lost: nothing is acked, the broker delivers it again."""
 
@@ -240,6 +249,14 @@ class WorkerFull(WorkerEvent, frozen=True):
     overrunning: int
 
 
+class CancelsUnheard(Event, frozen=True):
+    """The broker does not tell which tasks are cancelled: they run. Asked again every second."""
+
+    name = "cancels.unheard"
+    level = logging.ERROR
+    error: str
+
+
 class ProcessReplaced(Event, frozen=True):
     """A process of the process executor died or was killed, and a new one takes its place."""
 
@@ -271,6 +288,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     DeadLettered,
     TaskHandedBack,
     TaskOverran,
+    TaskCancelling,
     TaskSettledElsewhere,
     SettleFailed,
     WorkerStarted,
@@ -279,6 +297,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     WorkerDraining,
     WorkerStopped,
     WorkerFull,
+    CancelsUnheard,
     ProcessReplaced,
     RedeliveryCounted,
     ObserverFailed,

@@ -27,6 +27,7 @@ __all__ = ["Commands", "cli", "main"]
 COMMANDS = {
     "worker": ("worker", "Run the tasks of an app."),
     "send": ("send", "Send one task from the shell."),
+    "cancel": ("cancel", "Cancel tasks by their uuids."),
     "queues": ("queues", "Show how full the queues are."),
     "dead": ("dead", "List, show, replay or delete dead letters."),
     "doctor": ("doctor", "Examine a broker: what is right, what is wrong, what to do."),

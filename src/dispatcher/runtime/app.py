@@ -230,6 +230,14 @@ class Dispatcher:
         """Publish many, pipelined. See `Server.publish_many`."""
         return await self.server.publish_many(tasks)
 
+    async def cancel(self, uuid: str) -> None:
+        """Cancel the task of that uuid, whoever sent it. See `Server.cancel`."""
+        await self.server.cancel(uuid)
+
+    def cancel_sync(self, uuid: str) -> None:
+        """`cancel`, from synchronous code, over the connection of `send_sync`."""
+        self._sync.cancel(uuid)
+
     def close_sync(self) -> None:
         """Close the connection that `send_sync` opened, if any. It is closed at exit too."""
         self._sync.close()

@@ -17,11 +17,23 @@ from ..brokers.base import Delivery
 from ..errors import ArgumentError, DecodeError, TaskError, TaskTimeout
 from ..model import headers as names
 from ..model.codec import decode_body
-from ..model.outcome import BadArguments, CutShort, Expired, Raised, Redelivered, Result, Returned, Undecodable, Unknown
+from ..model.outcome import (
+    BadArguments,
+    Cancelled,
+    CutShort,
+    Expired,
+    Raised,
+    Redelivered,
+    Result,
+    Returned,
+    Undecodable,
+    Unknown,
+)
 from ..model.retry import Failure
 from ..observe.context import CurrentTask
 from ..observe.events import ProcessReplaced, TaskReturnedError
 from ..observe.hooks import CallNext, EventHub, Middleware
+from .cancels import CancelBook
 from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, check_returned, error_of
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
@@ -59,6 +71,7 @@ class Run:
     __slots__ = (
         "_executor",
         "call",
+        "cancelled",
         "ended",
         "has_slot",
         "item",
@@ -79,6 +92,7 @@ class Run:
         self.started_at = 0.0
         self.call: Call | None = None
         self.ended: asyncio.Future[Result] | None = None
+        self.cancelled: Cancelled | None = None
         self._executor: Executor | None = None
 
     def started(self, executor: Executor, call: Call, ended: asyncio.Future[Result]) -> None:
@@ -89,6 +103,16 @@ class Run:
     def stop(self, result: Result) -> bool:
         """Ask the function to end, with `result`. False where it cannot be stopped or has ended."""
         return self._executor is not None and self.call is not None and self._executor.stop(self.call, result)
+
+    def ask_to_cancel(self, result: Cancelled) -> None:
+        """Tell the function that its sender has cancelled it: a coroutine is cancelled, a process hears of it."""
+        assert self._executor is not None and self.call is not None
+        self.call.current.ask_to_cancel()
+        self._executor.cancel(self.call, result)
+
+    def kill(self, result: Result) -> bool:
+        """End a process, with `result`. False for anything else: a coroutine has been told once, a thread cannot be."""
+        return isinstance(self._executor, ProcessExecutor) and self.stop(result)
 
     def let_go_on(self) -> None:
         """It did not stop when it was asked to: what it does in the end counts again."""
@@ -115,12 +139,14 @@ class Execution:
         limit: int,
         max_body_bytes: int,
         delivery_limit: int,
+        cancels: CancelBook,
     ) -> None:
         self._hub = hub
         self._middleware = tuple(middleware)
         self._limit = limit
         self._max_body_bytes = max_body_bytes
         self._delivery_limit = delivery_limit
+        self._cancels = cancels
         self._warned: set[str] = set()
         self._counted: dict[str, None] = {}
         self._loop_executor = CoroutineExecutor()
@@ -136,6 +162,8 @@ class Execution:
             body = decode_body(delivery.body, max_bytes=self._max_body_bytes)
         except DecodeError as error:
             return Refused(delivery.uuid, "", attempt, Undecodable(str(error)))
+        if (cancelled := self._cancels.result_of(body.uuid, headers)) is not None:
+            return Refused(body.uuid, body.name, attempt, cancelled)
         redeliveries = redeliveries_of(headers)
         if delivery.redelivered and delivery.delivery_count is None and self._must_count(body.uuid):
             return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries + 1, self._delivery_limit))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias
 
 from ..brokers.base import Message, Session
@@ -76,7 +76,7 @@ def message_of(task: Task, exchange: str, default_routing_key: str, max_body_byt
 
 
 class Publisher:
-    """Publishes for one server."""
+    """Publishes for one server. `cancel` is what its receipts cancel with."""
 
     def __init__(
         self,
@@ -87,8 +87,10 @@ class Publisher:
         default_routing_key: str,
         publish_timeout_seconds: float,
         max_body_bytes: int,
+        cancel: Callable[[str], Awaitable[None]],
     ) -> None:
         self._source = source
+        self._cancel = cancel
         self._hub = hub
         self._exchange = exchange
         self._default_routing_key = default_routing_key
@@ -175,7 +177,7 @@ class Publisher:
     def _accepted(self, task: Task, message: Message) -> Receipt:
         if self._hub.busy:
             self._hub.emit(TaskPublished(message.uuid, task.name, message.routing_key))
-        return Receipt(message.uuid)
+        return Receipt(message.uuid, self._cancel)
 
     async def _until_accepted(self, message: Message, sent: _Sent, deadline: float) -> None:
         """Return once accepted; `sent` is its first publish. Its usual end is that this succeeds, and costs no timer."""

@@ -13,6 +13,7 @@ from typing import Any
 from ..brokers.base import Delivery, Session
 from ..model.outcome import (
     HAND_BACK,
+    Cancelled,
     CutShort,
     DeadLetter,
     Outcome,
@@ -20,10 +21,11 @@ from ..model.outcome import (
     Result,
     RetryLater,
     Returned,
+    Snoozed,
     SnoozeLater,
     decide,
 )
-from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
+from ..observe.events import TaskCancelling, TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
 from .execution import Execution, Ready, Refused, Run, attempt_of, redeliveries_of, timed_out
 from .executors import text_of
@@ -130,7 +132,7 @@ class Runs:
         if not run.running:
             return  # handed back while it waited for its thread
         run.started_at = time.monotonic()
-        if ready.task.timeout_seconds is not None:
+        if ready.task.timeout_seconds is not None and run.cancelled is None:
             seconds = ready.task.timeout_seconds
             run.timer = asyncio.get_running_loop().call_later(seconds, self._timed_out, run, ready)
 
@@ -160,6 +162,8 @@ class Runs:
         ready = run.prepared
         assert isinstance(ready, Ready)
         self._report(run, result)
+        if run.cancelled is not None and isinstance(result, Raised | Snoozed):
+            result = run.cancelled  # it shall not run again, whatever its policy
         self._settle(run, _fate(result, ready, run.item.attempt))
 
     def _report(self, run: Run, result: Result) -> None:
@@ -182,6 +186,31 @@ class Runs:
                     failure.traceback,
                 )
             )
+
+    def cancel(self, uuid: str, why: Cancelled) -> None:
+        """The sender of task `uuid` has cancelled it: tell its runs here, and stop those that can be stopped."""
+        for run in self._runs:
+            if run.running and run.call is not None and run.item.uuid == uuid and run.cancelled is None:
+                item = run.item
+                self._hub.emit(TaskCancelling(item.uuid, item.task, item.delivery.queue, item.attempt))
+                run.cancelled = why
+                run.ask_to_cancel(why)
+                if run.timer is not None:
+                    run.timer.cancel()
+                run.timer = asyncio.get_running_loop().call_later(CANCEL_PATIENCE_SECONDS, self._unheeded, run, why)
+
+    def _unheeded(self, run: Run, why: Cancelled) -> None:
+        """It runs on, cancelled: a process is killed, anything else has to end by itself, within its timeout if it has one."""
+        ready = run.prepared
+        if not run.running or not isinstance(ready, Ready):
+            return
+        run.timer = None
+        if run.kill(why):
+            return
+        run.let_go_on()
+        if ready.task.timeout_seconds is not None and not run.overrunning:
+            left = run.started_at + ready.task.timeout_seconds - time.monotonic()
+            run.timer = asyncio.get_running_loop().call_later(max(0.0, left), self._timed_out, run, ready)
 
     def _timed_out(self, run: Run, ready: Ready) -> None:
         if ready.task.config.on_timeout == "release":

@@ -23,11 +23,13 @@ from ..errors import (
     DispatcherError,
     WorkerNotFound,
 )
-from ..model.task import Receipt, Task
+from ..model.outcome import Cancelled
+from ..model.task import Receipt, Task, check_uuid
 from ..model.topology import DeclareMode, Queue, Topology, check_name
 from ..observe.context import CURRENT_TASK
 from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
+from .cancels import CancelBook, record_cancel
 from .execution import Execution
 from .link import Link
 from .publisher import Publisher
@@ -153,6 +155,7 @@ class Server:
             default_routing_key=config.default_routing_key,
             publish_timeout_seconds=config.publish_timeout_seconds,
             max_body_bytes=config.max_body_bytes,
+            cancel=self.cancel,
         )
         self._link = Link(
             broker,
@@ -166,6 +169,7 @@ class Server:
         )
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
+        self._cancels = CancelBook(config.exchange, self.hub, self._stop_running)
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
         self._undeclared_because = ""
@@ -239,6 +243,7 @@ class Server:
             failures = [error for error in await asyncio.gather(*closing, return_exceptions=True) if error is not None]
             await self._link.close()
         finally:
+            self._cancels.close()
             self._publisher.close()
             if self._given_up is not None:
                 self._closed.set_exception(self._given_up)
@@ -308,6 +313,26 @@ class Server:
         if self._link.session is None:
             raise ConnectionLost("this server is closing, and its connection is gone")
 
+    async def cancel(self, uuid: str) -> None:
+        """Cancel the task of `uuid`; it is recorded for every worker, those of later too, when this returns.
+
+        One that waits or is delayed becomes a dead letter (`cancelled`) when its turn comes. One that runs is told: see
+        `current_task().cancelled`. One that has ended has ended, and nobody is told. The record is kept for
+        `CANCEL_DAYS` days. Tasks of another server's exchange are not meant.
+
+        Raises `ArgumentError` for what is no uuid, and like `publish`.
+        """
+        self._check_may_publish()
+        await record_cancel(self, self.config.exchange, check_uuid(uuid), self.config.publish_timeout_seconds)
+
+    def _stop_running(self, uuid: str, why: Cancelled) -> None:
+        for worker in self._workers.values():
+            worker.runs.cancel(uuid, why)
+
+    async def hear_cancels(self, session: Session) -> None:
+        """Return once it is known what was cancelled until now. `ConnectionLost` where the session is lost meanwhile."""
+        await self._cancels.hear(session)
+
     # --- workers ---------------------------------------------------------------------------------------------------
 
     async def new_worker(
@@ -334,6 +359,7 @@ class Server:
                 limit=config.limit + (config.max_overrunning or config.limit),
                 max_body_bytes=self.config.max_body_bytes,
                 delivery_limit=self._queues.get(config.queue, Queue(config.queue)).delivery_limit,
+                cancels=self._cancels,
             ),
             settler=Settler(self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds),
             start_seconds=self.config.publish_timeout_seconds,

@@ -48,7 +48,11 @@ class SyncPublisher:
 
     def publish(self, task: Task) -> Receipt:
         """Publish `task`, blocking. Raises as `Server.publish` does; `BrokerUnavailable` when there is no connection."""
-        return self._open().publish(task, self._wait_seconds + SLACK_SECONDS)
+        return self._open().call(lambda server: server.publish(task), self._wait_seconds + SLACK_SECONDS)
+
+    def cancel(self, uuid: str) -> None:
+        """Cancel the task of that uuid, blocking. Raises as `Server.cancel` does."""
+        self._open().call(lambda server: server.cancel(uuid), self._wait_seconds + SLACK_SECONDS)
 
     def _open(self) -> _Link:
         """The link, open. Whoever asks while it is being opened waits for that one attempt, and shares its failure.
@@ -120,8 +124,9 @@ class _Link:
                 raise
             raise BrokerUnavailable(f"no connection to the broker within {wait_seconds:g} s; is it running?") from None
 
-    def publish(self, task: Task, wait_seconds: float) -> Receipt:
-        return self._call(self._opening.result().publish(task), wait_seconds)
+    def call(self, make: Callable[[Server], Coroutine[Any, Any, T]], wait_seconds: float) -> T:
+        """Run what `make` makes of the server, on its loop, and return what it returns."""
+        return self._call(make(self._opening.result()), wait_seconds)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -88,6 +88,7 @@ class WorkerHost(Protocol):
 
     async def live_session(self) -> Session: ...
     async def declare_for(self, worker: WorkerConfig) -> None: ...
+    async def hear_cancels(self, session: Session) -> None: ...
     def give_up(self, error: DispatcherError) -> None: ...
 
 
@@ -287,6 +288,7 @@ class Worker:
 
     async def _consume_once(self, started: asyncio.Future[None]) -> None:
         session = self._session = await self._interruptibly(self._host.live_session())
+        await self._interruptibly(self._host.hear_cancels(session))
         self.runs.orphan(session)
         consumer = self._consumer = await session.consume(self.config.queue, prefetch=self.prefetch)
         if self._draining:

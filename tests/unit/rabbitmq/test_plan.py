@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.brokers.rabbitmq.ladder import is_service
-from dispatcher.brokers.rabbitmq.plan import definitions, plan_of, roles
-from dispatcher.brokers.rabbitmq.specs import ExchangeSpec, Plan
+from dispatcher.brokers.rabbitmq.plan import definitions, is_ours, plan_of, roles
+from dispatcher.brokers.rabbitmq.specs import BindingSpec, ExchangeSpec, Plan
 from dispatcher.brokers.rabbitmq.version import Features, ServerVersion, features_of
 from dispatcher.errors import ConfigError
 from dispatcher.model.topology import DeclareMode, Queue, Topology
@@ -32,13 +31,17 @@ def plan(*queues: Queue, features: Features = V310) -> Plan:
 
 
 def arguments(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The arguments of each queue that is not the ladder's."""
-    return {spec.name: dict(spec.arguments) for spec in plan.queues if not is_service(spec.name)}
+    """The arguments of each queue that is not the ladder's, nor the stream of cancels."""
+    return {spec.name: dict(spec.arguments) for spec in plan.queues if not is_ours(spec.name)}
 
 
 def routes(plan: Plan) -> set[tuple[str, str, str]]:
     """Each binding of an exchange that is not a level of the ladder."""
-    return {(b.source, b.routing_key, b.destination) for b in plan.bindings if not b.arguments and b.routing_key}
+    return {
+        (b.source, b.routing_key, b.destination)
+        for b in plan.bindings
+        if not b.arguments and b.routing_key not in ("", "cancel")
+    }
 
 
 def test_a_quorum_queue() -> None:
@@ -104,7 +107,20 @@ def test_the_servers_exchange_is_direct_without_arguments_and_comes_first() -> N
     """As a Go program declares it. No queue, no dead letters; the ladder is there for delayed tasks."""
     made = plan()
     assert made.exchanges[:2] == (ExchangeSpec("ex", "direct"), ExchangeSpec("dispatcher.dead", "direct"))
-    assert all(is_service(spec.name) for spec in made.queues)
+    assert all(is_ours(spec.name) for spec in made.queues)
+
+
+def test_cancels_are_kept_in_a_stream() -> None:
+    """For thirty days, in segments small enough to be forgotten in time, and reached by an exchange of their own."""
+    made = plan()
+    [stream] = [spec for spec in made.queues if spec.name == "dispatcher.cancel"]
+    assert stream.arguments == {
+        "x-queue-type": "stream",
+        "x-max-age": "30D",
+        "x-stream-max-segment-size-bytes": 1_000_000,
+    }
+    assert ExchangeSpec("dispatcher.cancel", "direct") in made.exchanges
+    assert BindingSpec("dispatcher.cancel", "dispatcher.cancel", "cancel") in made.bindings
 
 
 def test_nothing_is_there_twice() -> None:

@@ -70,6 +70,10 @@ async def publishers() -> AsyncIterator[list[Publisher]]:
         publisher.close()
 
 
+async def _cancel(uuid: str) -> None:
+    """For receipts, which nobody cancels here."""
+
+
 def publisher_of(source: Played, made: list[Publisher], timeout_seconds: float = TIMEOUT_SECONDS) -> Publisher:
     publisher = Publisher(
         source,  # type: ignore[arg-type]
@@ -78,6 +82,7 @@ def publisher_of(source: Played, made: list[Publisher], timeout_seconds: float =
         default_routing_key="rk",
         publish_timeout_seconds=timeout_seconds,
         max_body_bytes=1000,
+        cancel=_cancel,
     )
     made.append(publisher)
     return publisher

@@ -14,6 +14,7 @@ from ...errors import ConfigError, ConnectionLost, DeliveryLost, DispatcherError
 from ...model.topology import Topology
 from ..base import Connected, Disconnected, Message, OnEvent, SessionsReleased, TopologyDiffers
 from ..headers import decode_headers
+from .cancels import MemoryCancels
 from .entries import Entry, QueueState, Window
 from .inspector import MemoryInspector
 from .store import Store, Woken
@@ -140,6 +141,11 @@ class MemorySession:
     def inspector(self) -> MemoryInspector:
         self._check()
         return MemoryInspector(self._store)
+
+    @property
+    def cancels(self) -> MemoryCancels:
+        self._check()
+        return MemoryCancels(self._store.cancels, self._closed)
 
     async def declare(self, topology: Topology) -> None:
         self._check()

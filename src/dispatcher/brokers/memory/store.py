@@ -20,6 +20,7 @@ from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, de
 from ..base import BrowsedMessage, Message, QueueDepth, TopologyDiffers
 from ..differences import mismatch, queue_differences
 from ..headers import decode_headers, encode_headers
+from .cancels import CancelLog
 from .entries import DELAYED, GONE, HELD, READY, Entry, QueueState, Window
 
 __all__ = ["Store", "Woken", "wall_clock_ms"]
@@ -43,6 +44,7 @@ class Store:
         self._last_key = 0
         self._bindings: dict[str, dict[str, list[QueueState]]] = {}
         self._queues: dict[str, QueueState] = {}
+        self.cancels = CancelLog(now_ms)
 
     # --- topology -----------------------------------------------------------------------------------------------
 

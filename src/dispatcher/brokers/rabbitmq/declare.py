@@ -15,17 +15,17 @@ from ...amqp.channel import Channel
 from ...amqp.errors import AccessRefused, NotFound, PreconditionFailed, ReplyError, ResourceLocked
 from ...amqp.methods import ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare
 from ...errors import TopologyMismatch
-from ...model.topology import Topology
+from ...model.topology import CANCEL_EXCHANGE, Topology
 from ..base import TopologyDiffers
 from ..differences import mismatch
 from .inequivalent import Declaration, Found, differences_of, read_refusal
-from .ladder import is_service, ladder
-from .plan import plan_of
+from .ladder import is_service
+from .plan import is_ours, plan_of, services
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
 from .translate import is_down
 from .version import Features
 
-__all__ = ["OpenChannel", "compare", "declare", "has_ladder"]
+__all__ = ["OpenChannel", "compare", "declare", "has_services"]
 
 OpenChannel: TypeAlias = Callable[[], Awaitable[Channel]]
 Tell: TypeAlias = Callable[[TopologyDiffers], None]
@@ -45,7 +45,7 @@ async def declare(
     features: Features,
     on_difference: Tell,
     *,
-    with_ladder: bool = True,
+    with_services: bool = True,
 ) -> bool:
     """Make `topology` true according to its mode; whether all of it is, delays and the ways back from them included.
 
@@ -54,9 +54,9 @@ async def declare(
     `never`: asks for the exchange's type only.
 
     An exchange of another type is a `TopologyMismatch` in every mode. Other refusals of the broker come as the
-    `AmqpError` they are. `with_ladder` False: see `plan_of`.
+    `AmqpError` they are. `with_services` False: see `plan_of`.
     """
-    plan = plan_of(topology, features, with_ladder=with_ladder)
+    plan = plan_of(topology, features, with_services=with_services)
     is_whole = False
     match topology.declare:
         case "create":
@@ -71,9 +71,9 @@ async def declare(
     return is_whole
 
 
-async def has_ladder(open_channel: OpenChannel, features: Features) -> bool:
-    """Whether every exchange and queue of the ladder is there; False where this user may not know."""
-    plan = ladder(features)
+async def has_services(open_channel: OpenChannel, features: Features) -> bool:
+    """Whether every exchange and queue that all topologies share is there; False where this user may not know."""
+    plan = services(features)
     specs: list[Spec] = [*plan.exchanges, *plan.queues]
     channel = await open_channel()
     try:
@@ -107,14 +107,14 @@ async def compare(open_channel: OpenChannel, spec: Spec) -> list[TopologyDiffers
 async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
     everything: list[Spec] = [*plan.exchanges, *plan.queues]
     for ours in (False, True):
-        specs = [spec for spec in everything if is_service(spec.name) is ours]
+        specs = [spec for spec in everything if is_ours(spec.name) is ours]
         # Who may not declare one level of the ladder may declare none: asking for all of them would take a channel each.
         refusals = await _ask(open_channel, [_active(spec) for spec in specs], until_denied=ours)
         denied: list[Spec] = []
         for spec, refusal in zip(specs, refusals, strict=True):
             if isinstance(refusal, PreconditionFailed):
-                differs = await _differences(open_channel, spec, refusal)
-                if ours:  # it would lead delayed tasks to nowhere, or back too soon
+                differs = await _usable_differences(open_channel, spec, refusal)
+                if is_service(spec.name):  # it would lead delayed tasks to nowhere, or back too soon
                     raise _strange_ladder(differs)
                 for difference in differs:
                     tell(difference)
@@ -131,6 +131,16 @@ async def _create(open_channel: OpenChannel, plan: Plan, tell: Tell) -> bool:
         if not ours:
             await _check_present(open_channel, denied)
     return await _bind(open_channel, plan)
+
+
+async def _usable_differences(open_channel: OpenChannel, spec: Spec, refusal: ReplyError) -> list[TopologyDiffers]:
+    """`_differences`, but a stream of cancels that cannot be is no reason to stop: nothing can be cancelled then."""
+    try:
+        return await _differences(open_channel, spec, refusal)
+    except TopologyMismatch as error:
+        if spec.name != CANCEL_EXCHANGE:
+            raise
+        return [TopologyDiffers(_name(spec), "a stream that keeps cancels", str(error))]
 
 
 def _strange_ladder(differs: Sequence[TopologyDiffers]) -> TopologyMismatch:
@@ -160,7 +170,7 @@ async def _bind(open_channel: OpenChannel, plan: Plan) -> bool:
     """Bind what is to be bound; whether all of the bindings of delays are there."""
     is_whole = True
     for ours in (False, True):
-        bindings = [binding for binding in plan.bindings if is_service(binding.source) is ours]
+        bindings = [binding for binding in plan.bindings if is_ours(binding.source) is ours]
         for refusal in await _ask(open_channel, [_binding(binding) for binding in bindings], until_denied=ours):
             if refusal is None or is_down(refusal):
                 continue  # a durable queue keeps its bindings while its node is away
@@ -175,10 +185,10 @@ async def _bind(open_channel: OpenChannel, plan: Plan) -> bool:
 
 
 async def _verify(open_channel: OpenChannel, topology: Topology, plan: Plan) -> None:
-    exchanges = [spec for spec in plan.exchanges if not is_service(spec.name)]
+    exchanges = [spec for spec in plan.exchanges if not is_ours(spec.name)]
     if not topology.queues:
         exchanges = exchanges[:1]  # no queue, no dead letters
-    specs: list[Spec] = [*exchanges, *(spec for spec in plan.queues if not is_service(spec.name))]
+    specs: list[Spec] = [*exchanges, *(spec for spec in plan.queues if not is_ours(spec.name))]
     wrong: list[str] = []
     present: list[Spec] = []
     refusals = await _ask(open_channel, [_passive(spec) for spec in specs])

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from ...errors import ConfigError
-from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
+from ...model.topology import CANCEL_EXCHANGE, DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
 from ..base import TopologyDiffers
+from .cancels import cancel_stream
 from .ladder import (
     HIGH_LANE,
     PLAIN_LANE,
@@ -28,13 +29,13 @@ from .ladder import (
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
 
-__all__ = ["Rights", "definitions", "plan_of", "roles"]
+__all__ = ["Rights", "definitions", "is_ours", "plan_of", "roles", "services"]
 
 
-def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True) -> Plan:
+def plan_of(topology: Topology, features: Features, *, with_services: bool = True) -> Plan:
     """Everything that must exist for `topology`, in an order in which it can be created.
 
-    `with_ladder` False: the ladder of delays, which all topologies of a vhost share, is known to be there.
+    `with_services` False: what all topologies of a vhost share is known to be there.
 
     A queue that is asked for and has the name of another one's dead letters is made as it is asked for. `ConfigError`
     for a name that is ours.
@@ -46,7 +47,7 @@ def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True)
     return join(
         [
             exchanges,
-            ladder(features) if with_ladder else Plan(),
+            services(features) if with_services else Plan(),
             way_to_exchange(topology.exchange),
             *(_queue(topology.exchange, queue, features) for queue in topology.queues),
             *(_dead_letters(queue) for queue in topology.queues),
@@ -54,8 +55,18 @@ def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True)
     )
 
 
+def services(features: Features) -> Plan:
+    """What all topologies of a vhost share: the ladder of delays, and the stream of cancels."""
+    return join([ladder(features), cancel_stream()])
+
+
+def is_ours(name: object) -> bool:
+    """Whether an exchange or queue of that name is made and looked after by Dispatcher alone; dead letters are not."""
+    return name == CANCEL_EXCHANGE or is_service(name)
+
+
 def _check_not_ours(what: str, name: str) -> None:
-    if name == DEAD_EXCHANGE or is_service(name):
+    if name == DEAD_EXCHANGE or is_ours(name):
         raise ConfigError(f"{what} name: expected one that Dispatcher does not use itself, got {name!r}")
 
 
@@ -150,28 +161,31 @@ class Rights(msgspec.Struct, frozen=True):
 def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
-    `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included.
-    `work` consumes the queues and publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
+    `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included, and
+    cancels them. `work` consumes the queues, hears of cancels, and publishes tasks, retries and dead letters. Those two
+    can create, delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]
     dead = [re.escape(dead_queue(queue.name)) for queue in topology.queues]
-    dead_exchange, delay_exchange = re.escape(DEAD_EXCHANGE), re.escape(DELAY_EXCHANGE)
+    dead_exchange, delay_exchange, cancel = (
+        re.escape(name) for name in (DEAD_EXCHANGE, DELAY_EXCHANGE, CANCEL_EXCHANGE)
+    )
     delays = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
     delays.append(re.escape(for_exchange(topology.exchange)))  # to ask whether there is a way at the end of a delay
     # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
     # and read on what has it. So who installs may consume, and write dead letters: RabbitMQ has no right for the one
     # without the other.
-    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"]
+    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+", cancel]
     everything = _one_of([exchange, *ours])
     nothing = "^$"
     return {
         "install": Rights(configure=everything, write=_one_of(ours), read=everything),
-        "publish": Rights(configure=nothing, write=_one_of([exchange, *delays]), read=nothing),
+        "publish": Rights(configure=nothing, write=_one_of([exchange, *delays, cancel]), read=nothing),
         "work": Rights(
             configure=nothing,
-            write=_one_of([exchange, dead_exchange, delay_exchange, *delays]),
-            read=_one_of(queues) if queues else nothing,
+            write=_one_of([exchange, dead_exchange, delay_exchange, *delays, cancel]),
+            read=_one_of([*queues, cancel]),
         ),
     }
 

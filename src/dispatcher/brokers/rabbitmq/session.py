@@ -28,8 +28,9 @@ from ...errors import (
 )
 from ...model.topology import DELAY_EXCHANGE, Topology
 from ..base import DEFAULT_PRIORITY, Blocked, Connected, Disconnected, Message, OnEvent, TopologyDiffers, Unblocked
+from .cancels import RabbitCancels
 from .consuming import RabbitConsumer
-from .declare import OpenChannel, declare, has_ladder
+from .declare import OpenChannel, declare, has_services
 from .inspector import RabbitInspector
 from .known import Known
 from .ladder import detour, is_service, level_names
@@ -69,7 +70,7 @@ class RabbitSession:
         self._publishers_of: dict[str, ExchangePublisher] = {}  # by each exchange's name: those of the ladder share one
         self._limits = Limits()
         self._ways = Ways(self.publish)
-        self._has_seen_ladder = False
+        self._has_seen_services = False
         self._consumers: list[RabbitConsumer] = []
         self._blocked: str | None = None
         self._ended = False
@@ -103,6 +104,11 @@ class RabbitSession:
         assert self._inspector is not None
         return self._inspector
 
+    @property
+    def cancels(self) -> RabbitCancels:
+        self._check()
+        return RabbitCancels(self.publish, self._consumer_channel)
+
     # --- topology --------------------------------------------------------------------------------------------------
 
     async def declare(self, topology: Topology) -> None:
@@ -116,24 +122,24 @@ class RabbitSession:
                 topology,
                 self._features,
                 self._tell,
-                with_ladder=not await self._has_ladder(open_channel),
+                with_services=not await self._has_services(open_channel),
             )
         except AmqpError as error:
             raise refusal(error, f"declaring the topology of exchange {topology.exchange!r}") from error
         self._known.add(topology)
         if is_whole:
-            self._has_seen_ladder = True
+            self._has_seen_services = True
             self._known.ladder = level_names(self._features)
             self._ways.add(topology)
 
-    async def _has_ladder(self, open_channel: OpenChannel) -> bool:
-        """Whether the ladder need not be declared: it was by this program, and a look says that it is still there.
+    async def _has_services(self, open_channel: OpenChannel) -> bool:
+        """Whether the ladder and the like need not be declared: they were by this program, and a look says that they are there.
 
         A fleet that comes back after its broker would else declare it a thousand times at once.
         """
-        if not self._has_seen_ladder and self._known.ladder == level_names(self._features):
-            self._has_seen_ladder = await has_ladder(open_channel, self._features)
-        return self._has_seen_ladder
+        if not self._has_seen_services and self._known.ladder == level_names(self._features):
+            self._has_seen_services = await has_services(open_channel, self._features)
+        return self._has_seen_services
 
     def _tell(self, difference: TopologyDiffers) -> None:
         if difference not in self._known.told:

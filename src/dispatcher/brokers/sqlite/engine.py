@@ -15,6 +15,7 @@ from ...errors import BrokerBlocked, DispatcherError, PublishRefused, StorageFul
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Topology
 from ..base import SessionsReleased, TopologyDiffers
 from . import members
+from .cancels import CancelTable
 from .catalog import declare
 from .entries import Batch, Publish, Results, Window
 from .failpoints import failpoint
@@ -65,6 +66,7 @@ class Engine:
             self.waker = make_waker(place.inside(members.fifo_name(self._member.token)))
             undo.callback(self.waker.close)
             self.store = Store(self._database.connection, self._member.id, now_ms)
+            self.cancels = CancelTable(self._database.connection, now_ms)
             self._undo = undo.pop_all()
         self._next_tick = self._next_reap = self._next_heartbeat = self._leases_from = 0.0
         self._look_at = NEVER
@@ -170,6 +172,8 @@ class Engine:
         results.answers += [(publish[2], None, error) for publish, error in zip(batch.publishes, errors, strict=True)]
         results.answers += answers
         results.deliveries += work.claimed
+        if work.claimed:
+            results.cancels += self.cancels.news()  # what was cancelled before it was claimed does not begin
 
     def _call(self, run: Any, work: Work) -> tuple[Any, Exception | None]:
         execute = self._database.connection.execute
@@ -265,6 +269,7 @@ class Engine:
         due, self._next_tick = self._next_tick, now + TICK_SECONDS
         self._place.check()
         self.store.look()
+        results.cancels += self.cancels.news()
         kept, self.kept = self.kept, Batch()
         batch.take(kept)
         if self._space.blocked:

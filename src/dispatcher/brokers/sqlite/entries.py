@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ..base import BrokerEvent, Message
+from ..base import BrokerEvent, Cancel, Message
 
 __all__ = [
     "MESSAGE_COLUMNS",
@@ -92,13 +92,14 @@ class Batch:
 class Results:
     """What a writer thread has to tell its event loop after one transaction."""
 
-    __slots__ = ("answers", "deliveries", "ended", "events")
+    __slots__ = ("answers", "cancels", "deliveries", "ended", "events")
 
     def __init__(self) -> None:
         self.answers: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         self.deliveries: list[tuple[Window, list[Row]]] = []
         self.events: list[BrokerEvent] = []
+        self.cancels: list[Cancel] = []
         self.ended: BaseException | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.answers or self.deliveries or self.events or self.ended)
+        return bool(self.answers or self.deliveries or self.events or self.cancels or self.ended)

@@ -47,8 +47,8 @@ _SECOND = (
     # schedules: the last firing of each, kept by the session that leads it; NULL for none, and for none yet.
     "CREATE TABLE schedules (name TEXT PRIMARY KEY, session INTEGER, fired_ms INTEGER) STRICT, WITHOUT ROWID",
     # cancels: what must not run any more. AUTOINCREMENT: a reader asks for what came after the last that it has seen.
-    "CREATE TABLE cancels (id INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL, cancelled_at_ms INTEGER NOT NULL)"
-    " STRICT",
+    "CREATE TABLE cancels (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL, uuid TEXT NOT NULL,"
+    " cancelled_at_ms INTEGER NOT NULL) STRICT",
 )
 
 STEPS = (_FIRST, _SECOND)

@@ -15,8 +15,9 @@ from typing import Any
 
 from ...errors import ConfigError, ConnectionLost, DeliveryLost, DispatcherError, StorageError, TopologyMismatch
 from ...model.topology import Topology
-from ..base import Connected, Disconnected, Headers, Message, OnEvent, TopologyDiffers
+from ..base import Cancel, Connected, Disconnected, Headers, Message, OnEvent, TopologyDiffers
 from ..headers import decode_headers, encode_headers
+from .cancels import SqliteCancels
 from .entries import Batch, Results, Row, Window
 from .inspector import SqliteInspector
 from .place import Place
@@ -162,6 +163,7 @@ class SqliteSession:
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._finished: asyncio.Future[BaseException] = self._loop.create_future()
         self._consumers: list[SqliteConsumer] = []
+        self._cancel_watchers: list[Callable[[Cancel], None]] = []
         self._outgoing = Batch()
         self._flushing = False
         self._closing = False
@@ -176,6 +178,11 @@ class SqliteSession:
     def inspector(self) -> SqliteInspector:
         self._check()
         return SqliteInspector(self._place, self._writer.engine.store, self.call)
+
+    @property
+    def cancels(self) -> SqliteCancels:
+        self._check()
+        return SqliteCancels(self._writer.engine.cancels, self.call, self._cancel_watchers)
 
     @property
     def ended(self) -> bool:
@@ -323,6 +330,9 @@ class SqliteSession:
                 future.set_result(value)
             else:
                 future.set_exception(error)
+        for cancel in results.cancels:
+            for tell in self._cancel_watchers:
+                tell(cancel)
         for window, rows in results.deliveries:
             window.consumer.arrive(rows)
         for event in results.events:

@@ -71,6 +71,10 @@ class Executor(Protocol):
         """
         ...
 
+    def cancel(self, call: Call, result: Result) -> None:
+        """Its sender has cancelled it: let the run hear of it, to end soon, with `result` where that stopped it."""
+        ...
+
     async def close(self, grace_seconds: float = 0.0) -> int:
         """Wait up to `grace_seconds` for what runs (zero: not at all), then stop it with `CutShort`. Twice is fine.
 

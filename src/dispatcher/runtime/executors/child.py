@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from ...errors import ArgumentError
 from ...model.codec import decode_body
 from ...model.outcome import BadArguments, Result
 from ...model.signature import Signature
+from ...observe.context import CANCEL_PROBE
 from ...observe.log_output import LogSetup, configure_logging
 from .call import Call, run_coroutine, run_plain
 from .failures import result_of
@@ -46,25 +48,43 @@ def main(connection: socket.socket, logs: LogSetup | None) -> None:
     _stand_alone()
     connection.setblocking(True)
     runner = _Runner(logs)
-    with connection, connection.makefile("rb") as incoming:
+    with connection:
+        CANCEL_PROBE.set(_arrival(connection))
         began = partial(connection.sendall, BEGAN_FRAME)
         try:
             connection.sendall(READY)
-            while (frame := _read_frame(incoming)) is not None:
-                connection.sendall(runner.run(decode_request(frame), began))
-                _flush()
+            while (frame := _read_frame(connection)) is not None:
+                if frame:  # else it is the cancel of a task that has ended meanwhile
+                    connection.sendall(runner.run(decode_request(frame), began))
+                    _flush()
         except ConnectionError:
             pass  # the worker is gone, and with it whoever could be told
 
 
-def _read_frame(incoming: BinaryIO) -> bytes | None:
-    """The next frame; None at the end, also in the middle of one."""
-    head = incoming.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+def _arrival(connection: socket.socket) -> Callable[[], bool]:
+    """Whether anything has come, without taking it. While a task runs that is its cancel, or the worker's end."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return lambda: bool(poll.poll(0))
+
+
+def _read_frame(connection: socket.socket) -> bytes | None:
+    """The next frame, and not a byte of the one after it; None at the end, also in the middle of one."""
+    head = _read(connection, LENGTH.size)
+    if head is None:
         return None
     (size,) = LENGTH.unpack(head)
-    data = incoming.read(size)
-    return data if len(data) == size else None
+    return _read(connection, size)
+
+
+def _read(connection: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        piece = connection.recv(size - len(data))
+        if not piece:
+            return None
+        data += piece
+    return bytes(data)
 
 
 class _Runner:

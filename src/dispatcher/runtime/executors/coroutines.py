@@ -43,6 +43,9 @@ class CoroutineExecutor:
         call.run.cancel()
         return True
 
+    def cancel(self, call: Call, result: Result) -> None:
+        self.stop(call, result)
+
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True
         # Also with no grace, what has been told to stop just now gets a turn of the loop to do so.

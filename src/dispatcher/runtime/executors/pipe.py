@@ -19,6 +19,7 @@ from .call import Call
 __all__ = [
     "BEGAN",
     "BEGAN_FRAME",
+    "CANCEL_FRAME",
     "LENGTH",
     "READY",
     "FrameBuffer",
@@ -38,6 +39,9 @@ BEGAN = b"\xc1"
 """What the child says when it calls the function: the one byte that msgpack never uses, so it is never a reply."""
 
 BEGAN_FRAME = LENGTH.pack(len(BEGAN)) + BEGAN
+
+CANCEL_FRAME = LENGTH.pack(0)
+"""What the worker says to a child that runs something: it was cancelled. The child looks whether anything has come."""
 
 MAX_REPLY_BYTES = 1 << 20  # a Failure is cut to some ten thousand characters: more is not a reply
 

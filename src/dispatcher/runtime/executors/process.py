@@ -71,6 +71,9 @@ class ChildProcess:
 
     def send(self, frame: bytes) -> None:
         """Send as much as the child takes now and the rest when it takes more. A dead child's exit comes as ever."""
+        if self._unsent:
+            self._unsent += frame
+            return
         try:
             sent = self._socket.send(frame)
         except BlockingIOError:

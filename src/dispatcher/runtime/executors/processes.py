@@ -17,7 +17,7 @@ from ...errors import ConfigError, DecodeError, TaskError, TaskProcessDied
 from ...model.outcome import CutShort, Result
 from .call import Call
 from .failures import result_of
-from .pipe import BEGAN, decode_reply, encode_request
+from .pipe import BEGAN, CANCEL_FRAME, decode_reply, encode_request
 from .process import ChildProcess, say_exit
 
 __all__ = ["ProcessExecutor"]
@@ -110,6 +110,15 @@ class ProcessExecutor:
         else:
             run.process.kill()
         return True
+
+    def cancel(self, call: Call, result: Result) -> None:
+        run = call.run
+        if not isinstance(run, _Run) or run.future.done():
+            return
+        if run.process is None:
+            self.stop(call, result)
+        else:
+            run.process.send(CANCEL_FRAME)
 
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True

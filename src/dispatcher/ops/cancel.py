@@ -1,0 +1,51 @@
+"""`dispatcher cancel`: tells every worker, those of later too, that some tasks must not run any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import click
+
+from ..brokers.base import Cancel
+from ..errors import ArgumentError
+from ..model.task import check_uuid
+from .connect import Place, broker_option, broker_place, looking
+from .failures import EXIT_USAGE, CliError
+from .locate import looks_like_target
+
+__all__ = ["command"]
+
+DEFAULT_EXCHANGE = "dispatcher"
+
+
+@click.command("cancel")
+@click.argument("words", metavar="[MODULE:APP] UUID...", nargs=-1)
+@broker_option
+@click.option("--exchange", default=None, help="Where the tasks were sent to.  [default: the app's, else 'dispatcher']")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...], url: str | None, exchange: str | None) -> None:
+    """Cancel the tasks of the UUIDs.
+
+    One that waits, or is delayed, becomes a dead letter (cancelled) when its turn comes. One that runs is told: a
+    coroutine is cancelled, a process that has not ended in 5 s is killed, a thread must look at
+    current_task().cancelled. One that has ended has ended: nothing tells which of these it was.
+    """
+    target, uuids = (words[0], words[1:]) if words and url is None and looks_like_target(words[0]) else (None, words)
+    if not uuids:
+        raise CliError("expected at least one UUID, got none", "'dispatcher send' prints them", exit_code=EXIT_USAGE)
+    try:
+        for uuid in uuids:
+            check_uuid(uuid)
+    except ArgumentError as error:
+        raise CliError(str(error), "'dispatcher send' prints what is meant", exit_code=EXIT_USAGE) from None
+    asyncio.run(_cancel(broker_place(ctx, target, url), exchange, uuids))
+    click.echo(f"cancelled {len(uuids)}")
+
+
+async def _cancel(place: Place, exchange: str | None, uuids: tuple[str, ...]) -> None:
+    if exchange is None:
+        exchange = DEFAULT_EXCHANGE if place.topology is None else place.topology.exchange
+    async with looking(place, "dispatcher cancel") as session:
+        for uuid in uuids:
+            await session.cancels.add(Cancel(exchange, uuid, int(time.time() * 1000)))
