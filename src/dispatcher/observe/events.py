@@ -30,6 +30,7 @@ __all__ = [
     "TaskOffered",
     "TaskOverran",
     "TaskPublished",
+    "TaskQuarantined",
     "TaskRetried",
     "TaskReturnedError",
     "TaskSettledElsewhere",
@@ -161,6 +162,15 @@ class TaskHandedBack(TaskEvent, frozen=True):
     level = logging.WARNING
 
 
+class TaskQuarantined(TaskEvent, frozen=True):
+    """`deaths` workers died with it: it runs `alone`, in a process of its own. False where no process finds its function."""
+
+    name = "task.quarantined"
+    level = logging.WARNING
+    deaths: int
+    alone: bool
+
+
 class TaskOverran(TaskEvent, frozen=True):
     """It passed its timeout and runs on; its slot was given to the next. `overrunning` counts those in this worker."""
 
@@ -287,6 +297,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     TaskDiscarded,
     DeadLettered,
     TaskHandedBack,
+    TaskQuarantined,
     TaskOverran,
     TaskCancelling,
     TaskSettledElsewhere,

@@ -31,6 +31,7 @@ from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
 from .cancels import CancelBook, record_cancel
 from .execution import Execution
+from .executors import refuse_inside_main_import
 from .link import Link
 from .publisher import Publisher
 from .registry import Registry, TaskConfig
@@ -190,6 +191,7 @@ class Server:
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
         open already (a `memory://` one holds its messages).
         """
+        refuse_inside_main_import()
         server = cls(config, broker or open_broker(config.url, config.tls))
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):
