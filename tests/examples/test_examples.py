@@ -78,6 +78,10 @@ STORIES = {
         fetch: got http://example.org/a on attempt 3
         dead letters: 1
     """,
+    "rolling_deploy": """\
+        the old release does not know it: put off
+        good day, Ada
+    """,
 }
 
 SIDE_BY_SIDE = {"processes", "retries"}
