@@ -32,6 +32,7 @@ __all__ = ["Ground", "Plan", "Stage"]
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 TORMENT_SECONDS = 150.0
+EMPTY_LOOKS = 3
 DRAIN_SECONDS = 100.0
 EXIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -263,9 +264,12 @@ class Stage:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Wait until the healed workers have nothing left to do."""
+        """Wait until the healed workers have nothing left to do, by several looks in a row: queues are counted one after the
+        other, and what goes from one to the next meanwhile is in neither."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self.ground.unfinished():
+        empty_looks = 0
+        while empty_looks < EMPTY_LOOKS:
+            empty_looks = 0 if self.ground.unfinished() else empty_looks + 1
             if time.monotonic() > deadline:
                 raise AssertionError(f"not drained within {DRAIN_SECONDS:.0f} s: {self._state()}")
             self._check_actors()
