@@ -181,6 +181,9 @@ def test_dead_letters_are_listed_shown_replayed_and_deleted(cli: Cli) -> None:
     assert "ValueError" in shown and "as asked" in shown and "Traceback" in shown and "tasks.py" in shown
     (as_object,) = objects(cli.ok("dead", "show", "tasks:app", "one", "--json"))
     assert as_object["args"] == [{"type": "string", "value": "first\nline \x1b[31m"}]
+    [failed] = as_object["history"]
+    assert (failed["attempt"], failed["error_type"], failed["error"]) == (1, "ValueError", "first\nline \x1b[31m")
+    assert f"on {failed['where'].rpartition(':')[0]}:" in shown and "attempt 1" in shown
 
     assert cli.ok("dead", "replay", "two") == "replayed 1\n"
     assert [letter["uuid"] for letter in dead(cli)] == ["one", "three"]
