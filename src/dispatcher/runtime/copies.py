@@ -36,9 +36,7 @@ class Copy(msgspec.Struct, frozen=True):
     delay_seconds: float
 
 
-def copies_of(
-    delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float, where: str
-) -> Iterator[Copy]:
+def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float, where: str) -> Iterator[Copy]:
     """The copy that `outcome` asks for, then others for where it is too large: all headers of a message are one frame.
 
     The second has hardly any text. The last is a dead letter without a history and without the headers of its sender:
