@@ -37,6 +37,7 @@ from .errors import (
     WorkerExhausted,
     WorkerNotFound,
 )
+from .model.history import FailedAttempt
 from .model.outcome import Discard, Reject, Retry, Snooze
 from .model.retry import RetryPolicy, RetryRule
 from .model.task import Receipt, Task, TaskArgument
@@ -69,6 +70,7 @@ __all__ = [
     "Discard",
     "Dispatcher",
     "DispatcherError",
+    "FailedAttempt",
     "Log",
     "Middleware",
     "Observer",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
+import pytest
 from brokers_under_test import Rig, message, publish, soon, take, waiting
 
 from dispatcher.brokers.base import Consumer, Delivery
+from dispatcher.brokers.delays import MAX_DELAY_MS
+from dispatcher.errors import ConfigError
 from dispatcher.model.topology import DELAY_EXCHANGE, Queue
 
 Q = Queue("q", binding_keys=("q",))
@@ -75,24 +79,30 @@ async def test_a_time_in_the_past_means_now(rig: Rig) -> None:
     assert await waiting(rig, "q") == [b"1", b"2", b"3", b"4"]
 
 
-async def test_many_that_are_due_at_once(rig: Rig) -> None:
-    """300 messages of one due time come to two consumers, each once, none early."""
+async def test_thousands_that_are_due_at_once(rig: Rig) -> None:
+    """2,000 messages of one due time come to two consumers, each once, none early, never more than four unsettled."""
     session, other = await rig.connect(Q), await rig.connect(Q)
-    due = now_ms() + 300
-    bodies = [b"%d" % n for n in range(300)]
+    bodies = [b"%d" % n for n in range(2_000)]
+    due = now_ms() + 1_500
     await publish(session, *bodies, ready_at_ms=due)
     got: list[bytes] = []
     all_came = asyncio.Event()
 
     async def work(consumer: Consumer) -> None:
+        held: deque[Delivery] = deque()
         async for delivery in consumer:
             assert now_ms() >= due
+            held.append(delivery)
+            assert len(held) <= 4
             got.append(delivery.body)
-            delivery.ack()
+            if len(held) == 4 or len(got) > len(bodies) - 8:
+                held.popleft().ack()  # one at a time: the window stays full until the last few
             if len(got) == len(bodies):
                 all_came.set()
+        for delivery in held:
+            delivery.ack()
 
-    consumers = [await session.consume("q", prefetch=10), await other.consume("q", prefetch=10)]
+    consumers = [await session.consume("q", prefetch=4), await other.consume("q", prefetch=4)]
     workers = [asyncio.ensure_future(work(consumer)) for consumer in consumers]
     await soon(all_came.wait())
     for consumer in consumers:
@@ -101,12 +111,50 @@ async def test_many_that_are_due_at_once(rig: Rig) -> None:
     assert sorted(got) == sorted(bodies)
 
 
-async def test_a_delay_outlives_its_publisher(rig: Rig) -> None:
-    """It is due for whoever consumes then, a consumer that comes later included."""
+async def test_what_comes_due_waits_for_room_in_the_window(rig: Rig) -> None:
+    """Of ten that are due at once a consumer with room for four has four; the rest is ready, for whoever takes it."""
+    session, other = await rig.connect(Q), await rig.connect(Q)
+    consumer = await session.consume("q", prefetch=4)
+    await publish(session, *[b"%d" % n for n in range(10)], ready_at_ms=now_ms() + 200)
+    held = await take(consumer, 4)
+    fifth = asyncio.ensure_future(anext(consumer))
+    rest = await take(await other.consume("q", prefetch=10), 6)
+    assert not fifth.done()
+    assert len({delivery.body for delivery in (*held, *rest)}) == 10
+    fifth.cancel()
+
+
+async def test_a_short_delay_is_not_behind_thousands_of_long_ones(rig: Rig) -> None:
+    """Whether the long ones are all of one time or each of its own, of whatever priority."""
+    session = await rig.connect(Q)
+    start = now_ms()
+    await publish(session, *[b"hour"] * 1_500, ready_at_ms=start + HOUR_MS, priority=9)
+    for n in range(15):
+        await publish(session, *[b"hours"] * 100, ready_at_ms=start + HOUR_MS + n * 1_234_567, priority=n % 10)
+    consumer = await session.consume("q", prefetch=5)
+    due = now_ms() + 300
+    await publish(session, b"soon", ready_at_ms=due, priority=0)
+    await take_on_time(consumer, {b"soon": due})
+
+
+async def test_years_are_accepted_and_more_than_ten_refused(rig: Rig) -> None:
+    """`ConfigError`, and nothing is in any queue; a day is left for rounding and clocks."""
+    session = await rig.connect(Q)
+    await publish(session, b"years", ready_at_ms=now_ms() + MAX_DELAY_MS - 1)
+    with pytest.raises(ConfigError, match="ten years"):
+        await publish(session, b"more", ready_at_ms=now_ms() + MAX_DELAY_MS + HOUR_MS)
+    assert await waiting(rig, "q") == []
+
+
+@pytest.mark.parametrize("overdue", [False, True])
+async def test_a_delay_outlives_its_publisher(rig: Rig, overdue: bool) -> None:
+    """It is due for whoever consumes then: for a consumer that comes before that, and for one that comes after."""
     session = await rig.connect(Q)
     due = now_ms() + 200
     await publish(session, b"later", ready_at_ms=due)
     await session.close()
+    while overdue and now_ms() <= due + 100:
+        await asyncio.sleep(0.01)
     consumer = await (await rig.connect()).consume("q", prefetch=1)
     await take_on_time(consumer, {b"later": due})
 

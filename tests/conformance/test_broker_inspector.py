@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from math import inf
 
 import pytest
 from brokers_under_test import Rig, message, publish, soon, take, take_bodies, waiting
 
-from dispatcher.brokers.base import BrowsedMessage, Session
+from dispatcher.brokers.base import BrowsedMessage, DelayBand, Session
 from dispatcher.errors import TopologyMismatch
 from dispatcher.model.topology import DEAD_EXCHANGE, Queue
 
@@ -131,3 +132,39 @@ async def test_purging_dead_letters_leaves_their_queue(rig: Rig) -> None:
     await soon(session.publish(message(b"dead", exchange=DEAD_EXCHANGE)))
     assert await soon(session.inspector.purge("q.dead")) == 1
     assert await waiting(rig, "q") == [b"live"]
+
+
+def counted(bands: list[DelayBand], remaining_seconds: float, queue: str) -> int:
+    """How many messages the bands show that may be due in that time, for that queue as far as it is told."""
+    return sum(
+        band.messages
+        for band in bands
+        if band.queue in (queue, None)
+        and band.from_seconds <= remaining_seconds <= (inf if band.to_seconds is None else band.to_seconds)
+    )
+
+
+async def test_delayed_messages_are_counted_by_band(rig: Rig) -> None:
+    """Of seconds, hours and years, for two queues; all of them, and none that is ready or held."""
+    session = await rig.connect(Q, Queue("r", binding_keys=("r",)))
+    assert await soon(session.inspector.delayed()) == []
+    now_ms = time.time_ns() // 1_000_000
+    waits = {30: 3, 5_000: 1, 3 * 365 * 86_400: 2, 3_652 * 86_400: 1}
+    for seconds, count in waits.items():
+        await publish(session, *[b"q"] * count, ready_at_ms=now_ms + seconds * 1_000)
+    await publish(session, b"r", key="r", ready_at_ms=now_ms + 7_000_000)
+    await publish(session, b"ready", b"held")
+    await take(await session.consume("q", prefetch=1), 1)
+    bands = await soon(session.inspector.delayed())
+    assert sum(band.messages for band in bands) == 8
+    assert all(band.messages > 0 and band.from_seconds < (band.to_seconds or inf) for band in bands)
+    for seconds, count in waits.items():
+        assert counted(bands, seconds - 5, "q") >= count
+    assert counted(bands, 6_990, "r") >= 1
+    assert {band.queue for band in bands} in ({"q", "r"}, {None})
+
+
+async def test_nothing_is_delayed_where_there_is_no_topology(rig: Rig) -> None:
+    """No queue, no ladder, no error."""
+    session = await rig.connect()
+    assert await soon(session.inspector.delayed()) == []

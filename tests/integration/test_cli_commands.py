@@ -105,7 +105,9 @@ def test_what_begins_with_a_dash_goes_after_two(cli: Cli) -> None:
     assert worker.exit_code() == 0
 
 
-@pytest.mark.parametrize("words", [("queues",), ("dead", "list"), ("dead", "purge", "--yes"), ("queues", "tasks:app")])
+@pytest.mark.parametrize(
+    "words", [("queues",), ("delayed",), ("dead", "list"), ("dead", "purge", "--yes"), ("queues", "tasks:app")]
+)
 def test_looking_never_creates_a_broker(cli: Cli, words: tuple[str, ...]) -> None:
     """It says that there is none, and where it looked."""
     done = cli.run(*words)
@@ -127,7 +129,7 @@ def test_looking_never_creates_a_broker(cli: Cli, words: tuple[str, ...]) -> Non
 )
 def test_a_wrong_url_is_explained(cli: Cli, url: str, code: int, message: str) -> None:
     """Without repeating a password."""
-    for words in (("queues",), ("dead", "list")):
+    for words in (("queues",), ("delayed",), ("dead", "list")):
         done = cli.run(*words, "--url", url)
         assert done.returncode == code
         assert message in done.stderr and "Traceback" not in done.stderr and "secret" not in done.stderr
@@ -158,6 +160,27 @@ def test_queues_are_a_table_for_people(cli: Cli) -> None:
     assert second.split()[0] == "other"
 
 
+def test_what_waits_is_shown_by_when_it_comes_due(cli: Cli) -> None:
+    """A line for each queue and band, for people and for programs; nothing of what is ready, and no line for nothing."""
+    cli.ok("send", "tasks:app", "note", "ready")
+    assert cli.ok("delayed").split() == ["QUEUE", "DUE", "MESSAGES"]
+    assert cli.ok("delayed", "tasks:app", "--json") == ""
+    for delay in ("500", "550", str(9 * 365 * 86_400)):
+        cli.ok("send", "tasks:app", "note", "x", "--delay", delay)
+    cli.ok("send", "tasks:app", "elsewhere", "--delay", "550")
+    heads, *rows = cli.ok("delayed").splitlines()
+    assert [row.split() for row in rows] == [
+        ["default", "in", "1", "min", "to", "10", "min", "2"],
+        ["default", "in", "1", "y", "to", "10", "y", "1"],
+        ["other", "in", "1", "min", "to", "10", "min", "1"],
+    ]
+    assert heads.endswith("MESSAGES") and {len(row) for row in rows} == {len(heads)}
+    url = f"sqlite:///{cli.broker}"
+    assert objects(cli.ok("delayed", "--json", "--url", url, DISPATCHER_URL="memory://"))[2] == {
+        "from_seconds": 60, "to_seconds": 600, "messages": 1, "queue": "other",
+    }  # fmt: skip
+
+
 def bury(cli: Cli) -> None:
     """Three dead letters: two failed, one rejected for its arguments."""
     cli.ok("send", "tasks:app", "fail", "first\nline \x1b[31m", "--uuid", "one")
@@ -181,6 +204,9 @@ def test_dead_letters_are_listed_shown_replayed_and_deleted(cli: Cli) -> None:
     assert "ValueError" in shown and "as asked" in shown and "Traceback" in shown and "tasks.py" in shown
     (as_object,) = objects(cli.ok("dead", "show", "tasks:app", "one", "--json"))
     assert as_object["args"] == [{"type": "string", "value": "first\nline \x1b[31m"}]
+    [failed] = as_object["history"]
+    assert (failed["attempt"], failed["error_type"], failed["error"]) == (1, "ValueError", "first\nline \x1b[31m")
+    assert f"on {failed['where'].rpartition(':')[0]}:" in shown and "attempt 1" in shown
 
     assert cli.ok("dead", "replay", "two") == "replayed 1\n"
     assert [letter["uuid"] for letter in dead(cli)] == ["one", "three"]

@@ -149,6 +149,18 @@ def test_a_list_that_is_left_early_changes_nothing(cli: Cli, vhost_url: str) -> 
     assert [letter["body"] for letter in objects(everything)] == bodies
 
 
+def test_what_waits_is_shown_by_level(cli: Cli) -> None:
+    """Without an app, since all share the ladder; before there is one, nothing waits; nobody knows for which queue."""
+    assert cli.ok("delayed").split() == ["QUEUE", "DUE", "MESSAGES"]
+    for delay in ("3000", "3100", str(9 * 365 * 86_400)):
+        cli.ok("send", "tasks:app", "note", "x", "--delay", delay)
+    rows = [line.split() for line in cli.ok("delayed", "tasks:app").splitlines()[1:]]
+    assert rows == [["-", "within", "54.6", "min", "2"], ["-", "within", "13.6", "y", "1"]]
+    assert objects(cli.ok("delayed", "--json"))[0] == {
+        "from_seconds": 0.0, "to_seconds": 3276.8, "messages": 2, "queue": None,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("wrong", ["login", "vhost"])
 @pytest.mark.parametrize(
     "words", [("worker", "tasks:app"), ("send", "tasks:app", "note", "x"), ("queues", "tasks:app")]

@@ -15,6 +15,7 @@ from dispatcher import (
     CurrentTask,
     Discard,
     Dispatcher,
+    FailedAttempt,
     PublishError,
     Queue,
     Receipt,
@@ -203,6 +204,7 @@ def decides_its_fate(kind: str) -> None:
     assert_type(task.attempt, int)
     assert_type(task.redelivered, bool)
     assert_type(task.headers, Mapping[str, Any])
+    assert_type(task.history, tuple[FailedAttempt, ...])
     assert_type(task.queue, str)
     assert_type(task.deadline, datetime | None)
     match kind:

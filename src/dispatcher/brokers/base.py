@@ -30,6 +30,7 @@ __all__ = [
     "Cancels",
     "Connected",
     "Consumer",
+    "DelayBand",
     "Delivery",
     "Disconnected",
     "Headers",
@@ -204,6 +205,19 @@ class QueueDepth(msgspec.Struct, frozen=True):
     dead: int | None
 
 
+class DelayBand(msgspec.Struct, frozen=True):
+    """How many delayed messages come due in more than `from_seconds` and at most `to_seconds`, counted from now.
+
+    `to_seconds` None: however long.
+    `queue` None: the broker does not tell for which queues they are.
+    """
+
+    from_seconds: float
+    to_seconds: float | None
+    messages: int
+    queue: str | None
+
+
 class BrowsedMessage(msgspec.Struct, frozen=True):
     """A message seen without taking it. `key` names it to `Inspector.remove`."""
 
@@ -222,6 +236,13 @@ class Inspector(Protocol):
 
     async def depth(self, queue: str) -> QueueDepth:
         """The depth of one queue; `TopologyMismatch` if it does not exist."""
+        ...
+
+    async def delayed(self) -> list[DelayBand]:
+        """How many messages wait for their time, by queue and band, the empty bands left out. It takes none of them.
+
+        RabbitMQ's bands all begin at zero: one on a level of its ladder has the rest of that and the levels below before it.
+        """
         ...
 
     def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:

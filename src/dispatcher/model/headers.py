@@ -23,6 +23,7 @@ __all__ = [
     "EXCHANGE",
     "EXPIRES_AT",
     "FIRST_PUBLISHED_AT",
+    "HISTORY",
     "NOT_COPIED",
     "PREFIX",
     "PUBLISH",
@@ -50,6 +51,7 @@ REDELIVERIES = PREFIX + "redeliveries"  # int, holders that died with it
 ERROR_TYPE = PREFIX + "error-type"
 ERROR = PREFIX + "error"
 TRACEBACK = PREFIX + "traceback"
+HISTORY = PREFIX + "history"  # JSON, the attempts that failed, see model.history
 REASON = PREFIX + "reason"  # one of the closed list in model.outcome
 REASON_TEXT = PREFIX + "reason-text"
 DEAD_AT = PREFIX + "dead-at"

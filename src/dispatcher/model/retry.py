@@ -13,8 +13,8 @@ from ..errors import ConfigError
 
 __all__ = ["DEFAULT_ASKED_POLICY", "MAX_DELAY_SECONDS", "Failure", "RetryPolicy", "RetryRule"]
 
-MAX_DELAY_SECONDS = 10 * 366 * 86_400
-"""The longest delay anywhere: ten years."""
+MAX_DELAY_SECONDS = 3_653 * 86_400
+"""The longest delay anywhere: ten years, with three leap days among them."""
 
 Backoff = Literal["exponential", "linear", "constant"]
 

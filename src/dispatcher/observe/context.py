@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ..errors import DispatcherError
+from ..model.history import FailedAttempt, history_of
 
 __all__ = ["CURRENT_TASK", "CurrentTask", "current_task"]
 
@@ -39,6 +40,11 @@ class CurrentTask(msgspec.Struct, frozen=True):
     def deadline(self) -> datetime | None:
         """When its `timeout_seconds` are over, in UTC; None without a timeout."""
         return None if self.deadline_at is None else datetime.fromtimestamp(self.deadline_at, UTC)
+
+    @property
+    def history(self) -> tuple[FailedAttempt, ...]:
+        """The attempts before this one that failed, oldest first: the first and the latest, ten at most."""
+        return history_of(self.headers)
 
     @property
     def cancelled(self) -> bool:

@@ -29,6 +29,7 @@ COMMANDS = {
     "send": ("send", "Send one task from the shell."),
     "cancel": ("cancel", "Cancel tasks by their uuids."),
     "queues": ("queues", "Show how full the queues are."),
+    "delayed": ("delayed", "Show how many tasks wait for their time."),
     "dead": ("dead", "List, show, replay or delete dead letters."),
     "doctor": ("doctor", "Examine a broker: what is right, what is wrong, what to do."),
     "plan": ("plan", "Show what an app would declare on RabbitMQ."),

@@ -89,15 +89,17 @@ def _check_exists(url: str) -> None:
 
 
 @asynccontextmanager
-async def looking(place: Place, name: str) -> AsyncIterator[Session]:
+async def looking(place: Place, name: str, *, needs_queues: bool = True) -> AsyncIterator[Session]:
     """A session on the broker of `place`, closed at the end, which declares nothing.
+
+    `needs_queues`: whether the command is about queues, so that their names must be known.
 
     Raises `CliError` where there is no broker yet, and for a broker that does not tell its queues and no app that does.
     """
     broker = shared_broker(place)
     if isinstance(broker, SqliteBroker):
         _check_exists(place.url)
-    if isinstance(broker, RabbitBroker) and place.topology is None:
+    if needs_queues and isinstance(broker, RabbitBroker) and place.topology is None:
         raise CliError(
             "RabbitMQ does not tell which queues it has",
             "name the app whose queues are meant, as in: dispatcher queues tasks:app",

@@ -15,6 +15,7 @@ from ..brokers.base import Session
 from ..errors import DecodeError
 from ..model.codec import decode_body
 from ..model.headers import PREFIX
+from ..model.history import history_of
 from ..model.outcome import REASONS
 from ..model.topology import DELAY_EXCHANGE
 from .connect import Place, broker_option, broker_place, looking
@@ -177,6 +178,9 @@ def _echo_letter(letter: DeadLetter) -> None:
     for name, value in sorted((message.headers or {}).items()):
         if not name.startswith(PREFIX):
             echo_block(f"header {name}", repr(value))
+    for failed in history_of(message.headers or {}):
+        when = local_time(failed.at_ms)
+        echo_block(f"attempt {failed.attempt}", f"{when} on {failed.where}: {failed.error_type}: {failed.error}")
     if letter.error_type:
         echo_block("error", f"{letter.error_type}: {letter.error}")
     if letter.traceback:
@@ -205,6 +209,7 @@ def _as_json(letter: DeadLetter) -> bytes:
         fields["args"] = [{"type": arg.type, "value": arg.value} for arg in decoded.args]
     except DecodeError:
         fields["body"] = letter.message.body.decode("utf-8", "backslashreplace")
+    fields["history"] = history_of(letter.message.headers or {})
     fields["headers"] = {
         name: value for name, value in (letter.message.headers or {}).items() if not name.startswith(PREFIX)
     }

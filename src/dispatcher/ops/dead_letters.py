@@ -46,6 +46,7 @@ DEATH_NOTES = frozenset(
         names.ERROR_TYPE,
         names.ERROR,
         names.TRACEBACK,
+        names.HISTORY,
         names.REASON,
         names.REASON_TEXT,
         names.DEAD_AT,

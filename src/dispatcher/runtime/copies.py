@@ -13,7 +13,9 @@ import msgspec
 
 from ..brokers.base import Delivery, Message
 from ..model import headers as names
+from ..model.history import MAX_BYTES, MIN_BYTES, FailedAttempt, history_of, history_text
 from ..model.outcome import CountRedelivery, DeadLetter, OfferAgain, Outcome, RetryLater, SnoozeLater
+from ..model.retry import Failure
 from ..model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
 
 __all__ = ["Copy", "copies_of"]
@@ -22,6 +24,8 @@ TEXT_LENGTH = 8_000
 SHORT_TEXT_LENGTH = 200
 SHORTEST_TEXT_LENGTH = 50
 """How many characters of an error, a traceback or a reason travel; fewer where they would not fit."""
+HISTORY_BYTES = {TEXT_LENGTH: MAX_BYTES, SHORT_TEXT_LENGTH: MIN_BYTES}
+"""How large the history beside those may be. Where only the shortest have room, there is none."""
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -32,20 +36,21 @@ class Copy(msgspec.Struct, frozen=True):
     delay_seconds: float
 
 
-def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float) -> Iterator[Copy]:
+def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float, where: str) -> Iterator[Copy]:
     """The copy that `outcome` asks for, then others for where it is too large: all headers of a message are one frame.
 
-    The second has hardly any text. The last is a dead letter without the headers of its sender: those may have
-    filled a frame before we added ours. It fits into 4 KiB, the smallest frame there is.
+    The second has hardly any text. The last is a dead letter without a history and without the headers of its sender:
+    those may have filled a frame before we added ours. It fits into 4 KiB, the smallest frame there is.
 
-    `uuid` and `attempt` are the task's, `now` is Unix seconds.
+    `uuid` and `attempt` are the task's, `now` is Unix seconds, `where` names host, process and worker.
     """
     jitter = random.uniform(0.5, 1.0) if isinstance(outcome, RetryLater) and outcome.jitter else 1.0
     kept = _kept_headers(delivery)
     for length in (TEXT_LENGTH, SHORT_TEXT_LENGTH):
-        yield _Copier(delivery, uuid, attempt, now, jitter, length).copy(outcome, dict(kept))
+        yield _Copier(delivery, uuid, attempt, now, where, jitter, length).copy(outcome, dict(kept))
     parked = _parked(outcome, sum(len(key) + len(str(value)) for key, value in kept.items()))
-    yield _Copier(delivery, uuid, attempt, now, jitter, SHORTEST_TEXT_LENGTH).copy(parked, _route_of(delivery, kept))
+    last = _Copier(delivery, uuid, attempt, now, where, jitter, SHORTEST_TEXT_LENGTH)
+    yield last.copy(parked, _route_of(delivery, kept))
 
 
 def _parked(outcome: Outcome, size: int) -> DeadLetter:
@@ -63,22 +68,25 @@ def _parked(outcome: Outcome, size: int) -> DeadLetter:
 class _Copier:
     """Writes the headers of one copy. `length` bounds each text in it."""
 
-    def __init__(self, delivery: Delivery, uuid: str, attempt: int, now: float, jitter: float, length: int) -> None:
+    def __init__(
+        self, delivery: Delivery, uuid: str, attempt: int, now: float, where: str, jitter: float, length: int
+    ) -> None:
         self._delivery = delivery
         self._uuid = uuid
         self._attempt = attempt
         self._now = now
+        self._where = where
         self._jitter = jitter
         self._length = length
 
     def copy(self, outcome: Outcome, headers: dict[str, Any]) -> Copy:
         delay_seconds = 0.0
+        self._note_history(outcome, headers)
         match outcome:
             case RetryLater(delay_seconds=seconds, failure=failure):
                 delay_seconds = seconds * self._jitter
                 headers[names.ATTEMPT] = self._attempt + 1
-                headers[names.ERROR_TYPE] = self._text(failure.type)
-                headers[names.ERROR] = self._text(failure.message)
+                self._note_failure(failure, headers)
             case SnoozeLater(delay_seconds=delay_seconds):
                 headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
             case OfferAgain(delay_seconds=delay_seconds):
@@ -94,6 +102,20 @@ class _Copier:
         ready_at_ms = int((self._now + delay_seconds) * 1000)
         return Copy(outcome, self._message(DELAY_EXCHANGE, headers, ready_at_ms), delay_seconds)
 
+    def _note_history(self, outcome: Outcome, headers: dict[str, Any]) -> None:
+        """Add the attempt that failed now, if one did. What a stranger wrote there instead is left out."""
+        max_bytes = HISTORY_BYTES.get(self._length)
+        if max_bytes is None:
+            return
+        history = history_of(headers)
+        if isinstance(outcome, RetryLater | DeadLetter) and (failure := outcome.failure) is not None:
+            now_ms = int(self._now * 1000)
+            history += (FailedAttempt(self._attempt, now_ms, self._where, failure.type, failure.message),)
+        if history:
+            headers[names.HISTORY] = history_text(history, max_bytes=max_bytes)
+        else:
+            headers.pop(names.HISTORY, None)
+
     def _note_death(self, outcome: DeadLetter, headers: dict[str, Any]) -> None:
         headers[names.REASON] = outcome.reason
         headers[names.REASON_TEXT] = self._text(outcome.text)
@@ -101,9 +123,12 @@ class _Copier:
         headers[names.ATTEMPT] = self._attempt
         headers[names.QUEUE] = self._delivery.queue
         if outcome.failure is not None:
-            headers[names.ERROR_TYPE] = self._text(outcome.failure.type)
-            headers[names.ERROR] = self._text(outcome.failure.message)
+            self._note_failure(outcome.failure, headers)
             headers[names.TRACEBACK] = self._text(outcome.failure.traceback)
+
+    def _note_failure(self, failure: Failure, headers: dict[str, Any]) -> None:
+        headers[names.ERROR_TYPE] = self._text(failure.type)
+        headers[names.ERROR] = self._text(failure.message)
 
     def _message(self, exchange: str, headers: dict[str, Any], ready_at_ms: int | None) -> Message:
         delivery = self._delivery

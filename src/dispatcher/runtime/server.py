@@ -7,6 +7,8 @@ workers go on; nobody repairs anything. It runs on the event loop it was connect
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -363,7 +365,9 @@ class Server:
                 delivery_limit=self._queues.get(config.queue, Queue(config.queue)).delivery_limit,
                 cancels=self._cancels,
             ),
-            settler=Settler(self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds),
+            settler=Settler(
+                self.hub, publish_timeout_seconds=self.config.publish_timeout_seconds, where=_where(config.name)
+            ),
             start_seconds=self.config.publish_timeout_seconds,
             slots=slots,
         )
@@ -411,3 +415,9 @@ class Server:
             return self._workers[name]
         except KeyError:
             raise WorkerNotFound(f"no worker {name!r} in this server; it has {sorted(self._workers)}") from None
+
+
+def _where(worker: str) -> str:
+    """What the history of a task calls a worker: host, process and name; an app's worker has the first two in its name."""
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    return worker if worker.startswith(process + "/") else f"{process}/{worker}"

@@ -63,10 +63,14 @@ class Unsettled:
 
 
 class Settler:
-    """Settles the deliveries of one worker. `publish_timeout_seconds` bounds each try of a copy."""
+    """Settles the deliveries of one worker. `publish_timeout_seconds` bounds each try of a copy.
 
-    def __init__(self, hub: EventHub, *, publish_timeout_seconds: float) -> None:
+    `where` is what the history of a task calls this worker.
+    """
+
+    def __init__(self, hub: EventHub, *, publish_timeout_seconds: float, where: str) -> None:
         self._hub = hub
+        self._where = where
         self._timeout_seconds = publish_timeout_seconds
         self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -105,7 +109,7 @@ class Settler:
 
         False, and the delivery is still held, if it is a redelivery that cannot be counted because no copy would come back.
         """
-        copies = copies_of(item.delivery, item.uuid, item.attempt, outcome, time.time())
+        copies = copies_of(item.delivery, item.uuid, item.attempt, outcome, time.time(), self._where)
         copy = next(copies)
         pause_seconds = FIRST_PAUSE_SECONDS
         while not item.session.closed.done():

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dispatcher.brokers.delays import MAX_DELAY_MS
 from dispatcher.brokers.rabbitmq.ladder import (
     LOST_QUEUE,
-    MAX_DELAY_MS,
     UNREACHABLE_DELIVERY_LIMIT,
     detour,
     for_exchange,
     ladder,
     level_names,
+    level_seconds,
     strip,
     way_key,
 )
@@ -111,11 +112,20 @@ def test_a_message_enters_at_its_highest_level() -> None:
     assert way.headers[names.DELAY_TO] == "ex"
 
 
-@pytest.mark.parametrize("delay_ms", [0, -1, MAX_DELAY_MS + 1])
-def test_delays_out_of_bounds(delay_ms: int) -> None:
-    """More than ten years is refused; what is due takes no detour."""
+def test_more_than_ten_years_is_refused() -> None:
+    """Though the levels would reach further."""
     with pytest.raises(ConfigError, match="ten years"):
-        detour(delay_ms, "ex", due_at_ms=0, priority=4, features=V310)
+        detour(MAX_DELAY_MS + 1, "ex", due_at_ms=0, priority=4, features=V310)
+
+
+def test_a_level_says_how_long_a_message_there_has_to_wait_at_most() -> None:
+    """Whatever delay brought it there: the rest of its digit, and all lower ones."""
+    for features in (V310, V41):
+        for delay_ms in (1, 100, 101, 6_300, 6_400, MAX_DELAY_MS):
+            way = detour(delay_ms, "ex", due_at_ms=0, priority=9, features=features)
+            stops = [queue for queue, _ in walk(PLANS[features], way.exchange, "k", way.headers)]
+            assert stops[0] in level_names(features)
+            assert level_seconds(stops[0]) / 2 <= -(-delay_ms // 100) / 10 < level_seconds(stops[0])
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from dispatcher.model.history import FailedAttempt, history_of, history_text
 from dispatcher.model.outcome import Ack, CountRedelivery, DeadLetter, OfferAgain, Outcome, RetryLater, SnoozeLater
 from dispatcher.model.retry import Failure
 from dispatcher.runtime.copies import Copy, copies_of
 
 NOW = 1_700_000_000.0
+WHERE = "host:7/w"
 FAILURE = Failure("builtins.ValueError", "m" * 10_000, "t" * 10_000, ("builtins.ValueError",))
 X = "x-dispatcher-"
 
@@ -31,7 +33,7 @@ class Delivered:
 
 
 def copies(outcome: Outcome, **headers: Any) -> list[Copy]:
-    return list(copies_of(Delivered(headers), "u", 2, outcome, NOW))
+    return list(copies_of(Delivered(headers), "u", 2, outcome, NOW, WHERE))
 
 
 def headers_of(copy: Copy) -> dict[str, Any]:
@@ -105,6 +107,30 @@ def test_the_smallest_copy_is_a_dead_letter_that_always_fits(outcome: Outcome, r
     assert sum(len(str(value)) for value in headers.values()) < 2_000
     assert "mine" not in headers and last.message.body == b"body"
     assert last.message.exchange == "dispatcher.dead"
+
+
+@pytest.mark.parametrize("outcome", [RetryLater(5.0, False, FAILURE), DeadLetter("failed", "text", FAILURE)])
+def test_a_failure_is_added_to_the_history(outcome: Outcome) -> None:
+    """When, where and what; in the smaller copy with less room, and in the smallest, which fits anywhere, not at all."""
+    history = history_text((FailedAttempt(1, 5, "other:1/w", "OSError", "first"),), max_bytes=4_096)
+    whole, short, last = (headers_of(copy) for copy in copies(outcome, **{X + "history": history}))
+    for headers, size in ((whole, 4_096), (short, 1_000)):
+        first, second = history_of(headers)
+        assert (first.attempt, first.where, first.error) == (1, "other:1/w", "first")
+        assert (second.attempt, second.at_ms, second.where) == (2, int(NOW * 1000), WHERE)
+        assert second.error_type == "builtins.ValueError" and FAILURE.message.startswith(second.error)
+        assert len(headers[X + "history"].encode()) <= size
+    assert X + "history" not in last
+
+
+@pytest.mark.parametrize(
+    "outcome", [SnoozeLater(5.0), OfferAgain(5.0), CountRedelivery(7), DeadLetter("expired", "late")], ids=repr
+)
+def test_what_is_no_failure_keeps_the_history(outcome: Outcome) -> None:
+    """As it was; a stranger's nonsense goes."""
+    history = history_text((FailedAttempt(1, 5, "other:1/w", "OSError", "first"),), max_bytes=4_096)
+    assert headers_of(copies(outcome, **{X + "history": history})[0])[X + "history"] == history
+    assert X + "history" not in headers_of(copies(outcome, **{X + "history": "nonsense"})[0])
 
 
 def test_what_needs_no_copy_has_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from ..base import BrowsedMessage, QueueDepth
+from ..base import BrowsedMessage, DelayBand, QueueDepth
 from .store import Store
 
 __all__ = ["MemoryInspector"]
@@ -23,6 +23,9 @@ class MemoryInspector:
 
     async def depth(self, queue: str) -> QueueDepth:
         return self._store.depth(queue)
+
+    async def delayed(self) -> list[DelayBand]:
+        return self._store.delayed()
 
     async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
         after_key = 0

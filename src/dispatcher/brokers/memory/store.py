@@ -17,7 +17,8 @@ import msgspec
 from ...errors import PublishRefused, TopologyMismatch, TopologyMissing, Unroutable
 from ...model import headers as names
 from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
-from ..base import BrowsedMessage, Message, QueueDepth, TopologyDiffers
+from ..base import BrowsedMessage, DelayBand, Message, QueueDepth, TopologyDiffers
+from ..delays import bands_of, check_delay
 from ..differences import mismatch, queue_differences
 from ..headers import decode_headers, encode_headers
 from .cancels import CancelLog
@@ -120,6 +121,7 @@ class Store:
             for queue in queues:
                 self._check_room(queue, message)
             now_ms = self.now_ms()
+            check_delay((message.ready_at_ms or 0) - now_ms)
             if len(queues) == 1:
                 return self._put(queues[0], message, headers, now_ms)
             return [window for queue in queues for window in self._put(queue, message, headers, now_ms)]
@@ -323,6 +325,16 @@ class Store:
             consumers=len(queue.windows),
             dead=None if dead is None else len(dead.entries),
         )
+
+    def delayed(self) -> list[DelayBand]:
+        """The bands of every queue, by name."""
+        with self._lock:
+            now_ms = self.now_ms()
+            bands: list[DelayBand] = []
+            for name, queue in sorted(self._queues.items()):
+                waiting = (due_ms - now_ms for due_ms, _, entry in queue.delayed if entry.state == DELAYED)
+                bands += bands_of(name, (remaining for remaining in waiting if remaining > 0))
+            return bands
 
     def browse(self, name: str, after_key: int, limit: int) -> list[BrowsedMessage]:
         """The next `limit` waiting messages of a queue in order of arrival."""

@@ -18,10 +18,10 @@ from ...amqp.methods import QueueDeclare, QueueDeclareOk, QueuePurge, QueuePurge
 from ...errors import ConfigError, DispatcherError, TopologyMismatch
 from ...model import headers as names
 from ...model.topology import Queue, dead_queue
-from ..base import BrowsedMessage, QueueDepth
+from ..base import BrowsedMessage, DelayBand, QueueDepth
 from .browsing import Browse
 from .delivery import raw_headers
-from .ladder import level_names
+from .ladder import level_names, level_seconds
 from .translate import is_down, refusal
 from .version import Features
 
@@ -63,6 +63,17 @@ class RabbitInspector:
             consumers=found.consumer_count,
             dead=None if dead is None else dead.message_count,
         )
+
+    async def delayed(self) -> list[DelayBand]:
+        """By level of the ladder, which all apps of the vhost share. What is due and finds no room AMQP does not tell."""
+        counts: dict[float, int] = {}
+        for level in level_names(self._features):
+            found = await self._passive(level)
+            if found is None:
+                break  # no ladder here
+            seconds = level_seconds(level)
+            counts[seconds] = counts.get(seconds, 0) + found.message_count
+        return [DelayBand(0.0, seconds, count, None) for seconds, count in sorted(counts.items()) if count]
 
     async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
         """The delayed ones come last. While it lasts their delays stand still."""

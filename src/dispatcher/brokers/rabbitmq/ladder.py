@@ -44,16 +44,15 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigError
 from ...model import headers as names
 from ...model.topology import DELAY_EXCHANGE, MAX_SHORT_STRING, dead_queue
 from ..base import DEFAULT_PRIORITY
+from ..delays import check_delay
 from .specs import Arguments, BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
 
 __all__ = [
     "LOST_QUEUE",
-    "MAX_DELAY_MS",
     "SERVICE_PREFIX",
     "UNREACHABLE_DELIVERY_LIMIT",
     "Detour",
@@ -62,6 +61,7 @@ __all__ = [
     "is_service",
     "ladder",
     "level_names",
+    "level_seconds",
     "strip",
     "way_key",
     "way_to_exchange",
@@ -69,9 +69,7 @@ __all__ = [
 ]
 
 STEP_MS = 100
-LEVELS = 32
-MAX_DELAY_MS = 3653 * 86_400_000
-"""Ten years with three leap days among them; the levels together reach 13.6 years."""
+LEVELS = 32  # together they reach 13.6 years
 
 SERVICE_PREFIX = DELAY_EXCHANGE + "."
 DUE_EXCHANGE = SERVICE_PREFIX + "due"
@@ -104,8 +102,8 @@ def detour(delay_ms: int, exchange: str, *, due_at_ms: int, priority: int, featu
     those who browse the ladder. `delay_ms` is at least 1: what is due is published without a detour. `ConfigError` for
     more than ten years.
     """
-    if not 0 < delay_ms <= MAX_DELAY_MS:
-        raise ConfigError(f"delay: expected at most ten years ({MAX_DELAY_MS} ms), got {delay_ms} ms")
+    assert delay_ms > 0, "what is due is published without a detour"
+    check_delay(delay_ms)
     steps = -(-delay_ms // STEP_MS)
     headers: dict[str, str | int | bool] = {
         names.DELAY_PREFIX + str(level): True for level in range(LEVELS) if steps >> level & 1
@@ -235,6 +233,11 @@ def _named(prefix: str, name: str) -> str:
 def level_names(features: Features) -> tuple[str, ...]:
     """The names of all levels, each of which is an exchange and a queue."""
     return tuple(_level(lane, level) for lane in _lanes(features) for level in range(LEVELS))
+
+
+def level_seconds(name: str) -> float:
+    """How long a message in the queue of that level has to wait at most: the rest of this level, and all below."""
+    return (STEP_MS << int(name.rpartition(".")[2]) + 1) / 1000
 
 
 def _lanes(features: Features) -> tuple[str, ...]:

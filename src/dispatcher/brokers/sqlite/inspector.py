@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from ...errors import TopologyMismatch
-from ..base import BrowsedMessage, Message, QueueDepth
+from ..base import BrowsedMessage, DelayBand, Message, QueueDepth
+from ..delays import BANDS
 from ..headers import decode_headers
 from .faults import sqlite, storage_error
 from .file import connect
@@ -35,6 +36,13 @@ DEPTH = (
     " + (SELECT count(*) FROM delayed d WHERE d.queue_id = q.dead)"
     " + (SELECT count(*) FROM held h JOIN messages m ON m.id = h.id WHERE m.queue_id = q.dead) END"
     " FROM queues q WHERE "
+)
+
+_BOUNDS = ", ".join(f"({start}, {'NULL' if end is None else end})" for start, end in BANDS)
+DELAYED = (
+    "SELECT * FROM (SELECT b.column1, b.column2, (SELECT count(*) FROM delayed d WHERE d.queue_id = q.id"
+    " AND d.ready_at_ms > :now + b.column1 * 1000 AND d.ready_at_ms <= ifnull(:now + b.column2 * 1000, :never)) AS waiting,"
+    f" q.name FROM queues q, (VALUES {_BOUNDS}) b) WHERE waiting > 0 ORDER BY name, column1"
 )
 
 _NEXT_READY = " UNION ALL ".join(
@@ -67,6 +75,10 @@ class SqliteInspector:
         if not rows:
             raise _no_such_queue(queue)
         return QueueDepth(*rows[0])
+
+    async def delayed(self) -> list[DelayBand]:
+        rows = await self._read(DELAYED, {"now": wall_clock_ms(), "never": 2**63 - 1})
+        return [DelayBand(*row) for row in rows]
 
     async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
         found = await self._read("SELECT id FROM queues WHERE name = ?", (queue,))

@@ -16,12 +16,13 @@ from typing import Any
 from ...errors import ConfigError, ConnectionLost, DeliveryLost, DispatcherError, StorageError, TopologyMismatch
 from ...model.topology import Topology
 from ..base import Cancel, Connected, Disconnected, Headers, Message, OnEvent, TopologyDiffers
+from ..delays import check_delay
 from ..headers import decode_headers, encode_headers
 from .cancels import SqliteCancels
 from .entries import Batch, Results, Row, Window
 from .inspector import SqliteInspector
 from .place import Place
-from .store import Work
+from .store import Work, wall_clock_ms
 from .writer import Writer
 
 __all__ = ["SqliteConsumer", "SqliteDelivery", "SqliteSession"]
@@ -226,6 +227,8 @@ class SqliteSession:
         future: asyncio.Future[None] = self._loop.create_future()
         try:
             self._check()
+            if message.ready_at_ms is not None:
+                check_delay(message.ready_at_ms - wall_clock_ms())
             headers = encode_headers(message.headers, message.uuid)
         except DispatcherError as error:
             future.set_exception(error)
