@@ -100,19 +100,20 @@ def sent_again(
     for note in losses(notes):
         lost[note.pid].append(note.at)
     again = [each.uuid for each in sent for at in lost[each.pid] if each.began <= at <= each.returned]
-    raised: dict[tuple[str, int], float] = {}
-    began: dict[tuple[str, int], float] = {}
+    raised: list[tuple[str, int, float]] = []
+    last_began: dict[tuple[str, int], float] = {}  # of several of one uuid, each of which made its copy
     for event in events:
         if event.what == "raised":
-            raised.setdefault((event.uuid, event.attempt), event.at)
+            raised.append((event.uuid, event.attempt, event.at))
         elif event.what == "start":
-            began.setdefault((event.uuid, event.attempt), event.at)
+            of_all = event.uuid, event.attempt
+            last_began[of_all] = max(event.at, last_began.get(of_all, event.at))
     for fault in faults:
         if fault.what == "broker_kill":
             again += [
                 uuid
-                for (uuid, attempt), at in raised.items()
-                if at <= fault.healed and began.get((uuid, attempt + 1), float("-inf")) >= fault.began
+                for uuid, attempt, at in raised
+                if at <= fault.healed and last_began.get((uuid, attempt + 1), float("-inf")) >= fault.began
             ]
     return tuple(again)
 
