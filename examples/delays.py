@@ -28,7 +28,11 @@ async def main() -> None:
         await say.options(priority=1).send("third: priority 1")
         await say.send("second: no priority counts as 4")
         await say.options(priority=9).send("first: priority 9")
+        await say.options(delay_seconds=3 * 365 * 86_400).send("in three years")
         await say.options(expires_seconds=0).send("never: it is stale before anyone starts it")
+
+        bands = await app.server.inspector.delayed()  # on the command line: dispatcher delayed
+        print(f"due in more than a day: {sum(band.messages for band in bands if band.from_seconds >= 86_400)}")
 
         worker = asyncio.create_task(app.run_worker(limit=1))
         async with asyncio.timeout(30):

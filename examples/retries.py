@@ -1,5 +1,7 @@
 """A task that fails is tried again by its policy; it can also ask for it, put itself off, or give up.
 
+It knows what went wrong before, and a rule of one's own may take the place of a policy.
+
 Run it: `python examples/retries.py`.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from dispatcher import Discard, Dispatcher, Reject, Retry, RetryPolicy, Snooze, current_task
+from dispatcher.model.retry import Failure
 
 app = Dispatcher("memory://")
 snoozed: set[str] = set()
@@ -25,11 +28,28 @@ async def fetch(url: str) -> None:
     print(f"fetch: got {url} on attempt {attempt}")
 
 
+class OnceMoreUnlessRefused:
+    """A rule of one's own: two attempts, but for those whom the server knows and does not want."""
+
+    jitter = False
+
+    def delay_seconds(self, attempt: int, failure: Failure) -> float | None:
+        return None if attempt == 2 or failure.is_a((PermissionError,)) else 0.1
+
+
+@app.task(retry=OnceMoreUnlessRefused())
+async def push(mirror: str) -> None:
+    failed = current_task().history
+    if not failed:
+        raise ServerBusy(mirror)
+    print(f"push: attempt {failed[0].attempt} said {failed[0].error_type.rpartition('.')[2]}: {failed[0].error}")
+
+
 @app.task
 async def poll(order: int) -> None:
     """Without a policy, `Retry` is followed three times at most."""
     if current_task().attempt == 1:
-        raise Retry(after_seconds=0.1, message="not shipped yet")
+        raise Retry(after_seconds=0.1, message="not shipped yet")  # as a server's Retry-After may say
     print(f"poll: order {order} is shipped")
 
 
@@ -57,6 +77,7 @@ async def greet(name: str) -> None:
 async def main() -> None:
     async with app:
         await fetch.send("http://example.org/a")
+        await push.send("mirror-1")
         await poll.send(7)
         await wait_for_night.send("backup")
         await charge.send("4111")

@@ -36,6 +36,7 @@ STORIES = {
         deleted: 3
     """,
     "delays": """\
+        due in more than a day: 1
         first: priority 9
         second: no priority counts as 4
         third: priority 1
@@ -73,6 +74,7 @@ STORIES = {
     """,
     "retries": """\
         greet: nobody called Bob here
+        push: attempt 1 said ServerBusy: mirror-1
         poll: order 7 is shipped
         wait_for_night: backup on attempt 1
         fetch: got http://example.org/a on attempt 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from dispatcher.amqp.properties import encode_properties
 from dispatcher.brokers import open_broker
 from dispatcher.brokers.base import Blocked, BrokerEvent, Connected, Consumer, Disconnected, Message, Session, Unblocked
 from dispatcher.brokers.rabbitmq import RabbitSession
+from dispatcher.brokers.rabbitmq import session as session_module
 from dispatcher.brokers.rabbitmq.consuming import RabbitConsumer
 from dispatcher.errors import (
     ArgumentError,
@@ -395,6 +397,27 @@ async def test_a_stranger_s_headers_are_no_fault(vhost_url: str, connect: Connec
     delivery = await soon(anext(await soon(session.consume("q", prefetch=1))))
     assert (delivery.body, delivery.headers, delivery.uuid) == (b"odd", {}, "")
     delivery.ack()
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_sender_s_clock_turns_an_eta_into_a_delay(
+    vhost_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the moment of the publish, an hour fast as it may be; whatever becomes of that clock later changes nothing."""
+    ahead_seconds = 3_600.0
+    monkeypatch.setattr(session_module, "time", lambda: time.time() + ahead_seconds)
+    session = await connect(vhost_url, Q)
+    consumer = await soon(session.consume("q", prefetch=5))
+    now_ms = int((time.time() + ahead_seconds) * 1000)
+    earliest = time.monotonic() + 0.3
+    await soon(session.publish(message(b"overdue", ready_at_ms=now_ms - 3_600_000)))
+    await soon(session.publish(message(b"delayed", ready_at_ms=now_ms + 301)))
+    assert (await soon(anext(consumer))).body == b"overdue"
+    ahead_seconds = -86_400.0
+    assert (await soon(anext(consumer))).body == b"delayed"
+    assert time.monotonic() >= earliest
 
 
 # --- looking around -------------------------------------------------------------------------------------------------

@@ -361,3 +361,14 @@ async def test_headers_that_leave_hardly_any_room(
 
 def _in(milliseconds: int) -> int:
     return int(time.time() * 1000) + milliseconds
+
+
+async def test_what_is_delayed_is_counted_on_a_ladder_with_a_hole(session: Session, stranger: Wire) -> None:
+    """Somebody deleted one of its levels: the others are shown all the same."""
+    await soon(session.declare(Topology("ex", (Queue("q", ("k",)),))))
+    hour_ms = time.time_ns() // 1_000_000 + HOUR_MS
+    await soon(session.publish(Message("ex", "k", b"", ready_at_ms=hour_ms)))
+    await stranger.call(QueueDelete(queue="dispatcher.delay.3"))
+    [band] = await soon(session.inspector.delayed())
+    assert (band.messages, band.queue) == (1, None)
+    assert band.to_seconds is not None and band.to_seconds > 3_600

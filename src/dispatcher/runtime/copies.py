@@ -24,8 +24,8 @@ TEXT_LENGTH = 8_000
 SHORT_TEXT_LENGTH = 200
 SHORTEST_TEXT_LENGTH = 50
 """How many characters of an error, a traceback or a reason travel; fewer where they would not fit."""
-HISTORY_BYTES = {TEXT_LENGTH: MAX_BYTES, SHORT_TEXT_LENGTH: MIN_BYTES}
-"""How large the history beside those may be. Where only the shortest have room, there is none."""
+HISTORY_BYTES = {TEXT_LENGTH: MAX_BYTES, SHORT_TEXT_LENGTH: MIN_BYTES, SHORTEST_TEXT_LENGTH: 0}
+"""How large the history beside those may be. The sender's headers are worth more: where they leave no room, there is none."""
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -39,14 +39,14 @@ class Copy(msgspec.Struct, frozen=True):
 def copies_of(delivery: Delivery, uuid: str, attempt: int, outcome: Outcome, now: float, where: str) -> Iterator[Copy]:
     """The copy that `outcome` asks for, then others for where it is too large: all headers of a message are one frame.
 
-    The second has hardly any text. The last is a dead letter without a history and without the headers of its sender:
+    The next have hardly any text, and then no history. The last is a dead letter without the headers of its sender:
     those may have filled a frame before we added ours. It fits into 4 KiB, the smallest frame there is.
 
     `uuid` and `attempt` are the task's, `now` is Unix seconds, `where` names host, process and worker.
     """
     jitter = random.uniform(0.5, 1.0) if isinstance(outcome, RetryLater) and outcome.jitter else 1.0
     kept = _kept_headers(delivery)
-    for length in (TEXT_LENGTH, SHORT_TEXT_LENGTH):
+    for length in HISTORY_BYTES:
         yield _Copier(delivery, uuid, attempt, now, where, jitter, length).copy(outcome, dict(kept))
     parked = _parked(outcome, sum(len(key) + len(str(value)) for key, value in kept.items()))
     last = _Copier(delivery, uuid, attempt, now, where, jitter, SHORTEST_TEXT_LENGTH)
@@ -104,14 +104,12 @@ class _Copier:
 
     def _note_history(self, outcome: Outcome, headers: dict[str, Any]) -> None:
         """Add the attempt that failed now, if one did. What a stranger wrote there instead is left out."""
-        max_bytes = HISTORY_BYTES.get(self._length)
-        if max_bytes is None:
-            return
+        max_bytes = HISTORY_BYTES[self._length]
         history = history_of(headers)
         if isinstance(outcome, RetryLater | DeadLetter) and (failure := outcome.failure) is not None:
             now_ms = int(self._now * 1000)
             history += (FailedAttempt(self._attempt, now_ms, self._where, failure.type, failure.message),)
-        if history:
+        if history and max_bytes:
             headers[names.HISTORY] = history_text(history, max_bytes=max_bytes)
         else:
             headers.pop(names.HISTORY, None)

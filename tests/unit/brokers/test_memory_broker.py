@@ -185,6 +185,27 @@ async def test_a_jump_of_the_wall_clock_is_noticed() -> None:
     await session.close()
 
 
+async def test_a_wall_clock_set_back_makes_what_waits_wait_for_it() -> None:
+    """It is due at its time by the clock; what was due before stays so, handed back too."""
+    clock = Clock()
+    store = Store(clock)
+    session = MemorySession(store, "test", ignore, set())
+    await session.declare(TOPOLOGY)
+    await session.publish(message(b"first", ready_at_ms=clock.now + 500))
+    await session.publish(message(b"second", ready_at_ms=clock.now + 1000))
+    clock.now += 500
+    consumer = await session.consume("q", prefetch=2)
+    delivery = await asyncio.wait_for(anext(consumer), DEADLINE_SECONDS)
+    clock.now -= 3_600_000
+    delivery.reject()
+    again = await asyncio.wait_for(anext(consumer), DEADLINE_SECONDS)
+    assert (delivery.body, again.body, again.redelivered) == (b"first", b"first", True)
+    assert (await session.inspector.depth("q")).delayed == 1
+    clock.now += 3_600_500
+    assert (await asyncio.wait_for(anext(consumer), DEADLINE_SECONDS)).body == b"second"
+    await session.close()
+
+
 async def test_a_due_time_is_due_to_the_millisecond() -> None:
     """Not one before it, and at it."""
     clock = Clock()

@@ -136,6 +136,43 @@ def test_without_consumers_nothing_is_due(new_driver: NewDriver, monkeypatch: py
     assert seconds_of_sleep(driver, monkeypatch) > 60
 
 
+HOUR_MS = 3_600_000
+
+
+def test_a_wall_clock_set_forward_is_noticed_by_the_next_tick(
+    new_driver: NewDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the wait was to be, nobody sleeps longer than a tick; then what is due now is handed out."""
+    driver = new_driver()
+    driver.publish(1, ready_at_ms=driver.now_ms + HOUR_MS)
+    assert 0 < seconds_of_sleep(driver, monkeypatch) <= engine.TICK_SECONDS
+    driver.now_ms += HOUR_MS
+    driver.turn(Batch())
+    assert len(driver.held) == 1
+
+
+def test_a_wall_clock_set_back_makes_what_waits_wait_for_it(
+    new_driver: NewDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is due at its time by the clock, without a busy loop until then; what was due before stays so, handed back too."""
+    driver = new_driver()
+    driver.publish(1, ready_at_ms=driver.now_ms + 500)
+    driver.publish(1, ready_at_ms=driver.now_ms + 1000)
+    driver.now_ms += 500
+    driver.turn(Batch())
+    assert len(driver.held) == 1
+    driver.now_ms -= HOUR_MS
+    driver.settle(1, "rejects")
+    assert len(driver.held) == 1
+    assert seconds_of_sleep(driver, monkeypatch) > 0
+    driver.now_ms += HOUR_MS
+    driver.turn(Batch())
+    assert len(driver.held) == 1
+    driver.now_ms += 500
+    driver.turn(Batch())
+    assert len(driver.held) == 2
+
+
 @pytest.mark.parametrize("code", [faults.FULL, faults.BUSY])
 def test_what_is_due_and_cannot_be_had_waits_for_the_tick(
     new_driver: NewDriver, monkeypatch: pytest.MonkeyPatch, code: int

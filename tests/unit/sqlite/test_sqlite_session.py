@@ -11,12 +11,14 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlite_rig import DEADLINE_SECONDS, QUEUE, Rig, message, publish, soon, take
 
 from dispatcher.brokers.base import Disconnected, TopologyDiffers
 from dispatcher.brokers.sqlite import SqliteBroker, engine
+from dispatcher.brokers.sqlite import store as store_module
 from dispatcher.brokers.sqlite.place import Place
 from dispatcher.brokers.sqlite.store import Store
 from dispatcher.errors import (
@@ -37,6 +39,21 @@ async def test_a_publish_is_in_the_file_when_it_returns(rig: Rig) -> None:
     await publish(session, b"safe")
     with closing(sqlite3.connect(rig.path)) as reader:
         assert reader.execute("SELECT body FROM messages").fetchall() == [(b"safe",)]
+
+
+async def test_a_jump_of_the_wall_clock_is_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message due in an hour comes soon after the clock was set forward, in this session and in one that knew nothing."""
+    ahead_ns = 0
+    real_ns = time.time_ns
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(time_ns=lambda: real_ns() + ahead_ns))
+    session, other = await rig.connect(QUEUE), await rig.connect(QUEUE)
+    await publish(session, b"1", b"2", ready_at_ms=real_ns() // 1_000_000 + 3_600_000)
+    consumers = [await one.consume("q", prefetch=1) for one in (session, other)]
+    waiting = [asyncio.ensure_future(take(consumer, 1)) for consumer in consumers]
+    await asyncio.wait(waiting, timeout=2 * engine.TICK_SECONDS)
+    assert not any(waiter.done() for waiter in waiting)
+    ahead_ns = 3_600_000_000_000
+    assert sorted([delivery.body for (delivery,) in await soon(asyncio.gather(*waiting))]) == [b"1", b"2"]
 
 
 async def test_the_file_is_synced_at_each_publish_and_checkpointed_by_nobody_else(rig: Rig) -> None:

@@ -69,10 +69,9 @@ class RabbitInspector:
         counts: dict[float, int] = {}
         for level in level_names(self._features):
             found = await self._passive(level)
-            if found is None:
-                break  # no ladder here
-            seconds = level_seconds(level)
-            counts[seconds] = counts.get(seconds, 0) + found.message_count
+            if found is not None:  # there may be no ladder yet, or somebody deleted a part of it
+                seconds = level_seconds(level)
+                counts[seconds] = counts.get(seconds, 0) + found.message_count
         return [DelayBand(0.0, seconds, count, None) for seconds, count in sorted(counts.items()) if count]
 
     async def browse(self, queue: str) -> AsyncGenerator[BrowsedMessage, None]:
