@@ -16,6 +16,7 @@ from ..errors import ConfigError
 __all__ = [
     "DEAD_EXCHANGE",
     "DELAY_EXCHANGE",
+    "SCHEDULE_EXCHANGE",
     "DeclareMode",
     "Queue",
     "QueueType",
@@ -29,6 +30,9 @@ DEAD_EXCHANGE = "dispatcher.dead"
 
 DELAY_EXCHANGE = "dispatcher.delay"
 """What is published here with routing key `q` comes to queue `q`, after its delay: retries and snoozes take this way."""
+
+SCHEDULE_EXCHANGE = "dispatcher.schedule"
+"""On RabbitMQ, what each schedule's leader keeps of it is published here: `brokers/rabbitmq/schedules.py`."""
 
 DeclareMode = Literal["create", "verify", "never"]
 QueueType = Literal["quorum", "classic"]
@@ -98,8 +102,12 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """One server's exchange and queues. Each queue `q` brings `q.dead` and its keys on our two service exchanges."""
+    """One server's exchange and queues. Each queue `q` brings `q.dead` and its keys on our two service exchanges.
+
+    `schedules`: the names of what fires on it periodically; each has a place in the broker that says who leads it.
+    """
 
     exchange: str
     queues: tuple[Queue, ...] = ()
     declare: DeclareMode = "create"
+    schedules: tuple[str, ...] = ()

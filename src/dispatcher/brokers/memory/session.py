@@ -16,6 +16,7 @@ from ..base import Connected, Disconnected, Message, OnEvent, SessionsReleased, 
 from ..headers import decode_headers
 from .entries import Entry, QueueState, Window
 from .inspector import MemoryInspector
+from .schedules import Book, MemorySchedules
 from .store import Store, Woken
 
 __all__ = ["MemoryConsumer", "MemoryDelivery", "MemorySession"]
@@ -119,8 +120,9 @@ class MemoryConsumer:
 class MemorySession:
     """One session of a memory broker. See `brokers.base.Session`."""
 
-    def __init__(self, store: Store, name: str, on_event: OnEvent, told: set[TopologyDiffers]) -> None:
+    def __init__(self, store: Store, name: str, on_event: OnEvent, told: set[TopologyDiffers], book: Book) -> None:
         self._store = store
+        self._book = book
         self._name = name
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -140,6 +142,11 @@ class MemorySession:
     def inspector(self) -> MemoryInspector:
         self._check()
         return MemoryInspector(self._store)
+
+    @property
+    def schedules(self) -> MemorySchedules:
+        self._check()
+        return MemorySchedules(self._book, self)
 
     async def declare(self, topology: Topology) -> None:
         self._check()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ...errors import ConfigError
-from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
+from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE, Queue, Topology, dead_queue
 from ..base import TopologyDiffers
 from .ladder import (
     HIGH_LANE,
@@ -25,6 +25,7 @@ from .ladder import (
     way_to_exchange,
     way_to_queue,
 )
+from .schedules import is_schedule, schedule_plan, schedule_queue
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
 
@@ -50,12 +51,13 @@ def plan_of(topology: Topology, features: Features, *, with_ladder: bool = True)
             way_to_exchange(topology.exchange),
             *(_queue(topology.exchange, queue, features) for queue in topology.queues),
             *(_dead_letters(queue) for queue in topology.queues),
+            schedule_plan(topology.exchange, topology.schedules),
         ]
     )
 
 
 def _check_not_ours(what: str, name: str) -> None:
-    if name == DEAD_EXCHANGE or is_service(name):
+    if name == DEAD_EXCHANGE or is_service(name) or is_schedule(name):
         raise ConfigError(f"{what} name: expected one that Dispatcher does not use itself, got {name!r}")
 
 
@@ -151,7 +153,7 @@ def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
     `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included.
-    `work` consumes the queues and publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
+    `work` consumes the queues, leads the schedules, and publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]
@@ -159,10 +161,12 @@ def roles(topology: Topology) -> dict[str, Rights]:
     dead_exchange, delay_exchange = re.escape(DEAD_EXCHANGE), re.escape(DELAY_EXCHANGE)
     delays = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
     delays.append(re.escape(for_exchange(topology.exchange)))  # to ask whether there is a way at the end of a delay
+    schedules = [re.escape(schedule_queue(topology.exchange, name)) for name in topology.schedules]
+    of_schedules = [re.escape(SCHEDULE_EXCHANGE)] if schedules else []
     # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
     # and read on what has it. So who installs may consume, and write dead letters: RabbitMQ has no right for the one
     # without the other.
-    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+"]
+    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+", *of_schedules, *schedules]
     everything = _one_of([exchange, *ours])
     nothing = "^$"
     return {
@@ -170,8 +174,8 @@ def roles(topology: Topology) -> dict[str, Rights]:
         "publish": Rights(configure=nothing, write=_one_of([exchange, *delays]), read=nothing),
         "work": Rights(
             configure=nothing,
-            write=_one_of([exchange, dead_exchange, delay_exchange, *delays]),
-            read=_one_of(queues) if queues else nothing,
+            write=_one_of([exchange, dead_exchange, delay_exchange, *delays, *of_schedules]),
+            read=_one_of([*queues, *schedules]) if queues or schedules else nothing,
         ),
     }
 

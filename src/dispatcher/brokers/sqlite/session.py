@@ -20,6 +20,7 @@ from ..headers import decode_headers, encode_headers
 from .entries import Batch, Results, Row, Window
 from .inspector import SqliteInspector
 from .place import Place
+from .schedules import SqliteSchedules
 from .store import Work
 from .writer import Writer
 
@@ -167,6 +168,7 @@ class SqliteSession:
         self._closing = False
         self._pid = os.getpid()
         self._writer = Writer(place, name, self._loop, self._told)
+        self._schedules: SqliteSchedules | None = None
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -176,6 +178,13 @@ class SqliteSession:
     def inspector(self) -> SqliteInspector:
         self._check()
         return SqliteInspector(self._place, self._writer.engine.store, self.call)
+
+    @property
+    def schedules(self) -> SqliteSchedules:
+        self._check()
+        if self._schedules is None:
+            self._schedules = SqliteSchedules(self.call, self._writer.engine, self._closed)
+        return self._schedules
 
     @property
     def ended(self) -> bool:
