@@ -63,12 +63,14 @@ class Due(msgspec.Struct, frozen=True):
     """What is to be fired now, oldest first.
 
     `missed`: how many instants were too late to be taken for a change of leaders, at most 1,000; `unseen`: there were
-    more of them, further back. `until_ms`: up to where it has been looked.
+    more of them, further back; `made_up_for`: how many of them are among those to be fired. `until_ms`: up to where it
+    has been looked.
     """
 
     fire: tuple[int, ...]
     missed: int
     unseen: bool
+    made_up_for: int
     until_ms: int
 
 
@@ -161,7 +163,8 @@ class Schedule(msgspec.Struct, frozen=True):
                 fire = punctual or late[-1:]
             case "all":
                 fire = instants
-        return Due(tuple(fire), missed, more, max(last_ms, now_ms))
+        made_up_for = sum(now_ms - at_ms > HANDOVER_MS for at_ms in fire)
+        return Due(tuple(fire), missed, more, made_up_for, max(last_ms, now_ms))
 
     def begin(self, last_ms: int, now_ms: int) -> int:
         """From where to go on if `last_ms` was the last firing: from now, where a clock was wrong by hours."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "worker": ("worker", "Run the tasks of an app."),
     "send": ("send", "Send one task from the shell."),
     "queues": ("queues", "Show how full the queues are."),
+    "schedule": ("schedule", "Show what fires periodically, and when."),
     "dead": ("dead", "List, show, replay or delete dead letters."),
     "doctor": ("doctor", "Examine a broker: what is right, what is wrong, what to do."),
     "plan": ("plan", "Show what an app would declare on RabbitMQ."),

@@ -153,7 +153,8 @@ def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
     `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included.
-    `work` consumes the queues, leads the schedules, and publishes tasks, retries and dead letters. Those two can create, delete and bind nothing.
+    `work` consumes the queues, leads the schedules, and publishes tasks, retries and dead letters. Those two can create,
+    delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]

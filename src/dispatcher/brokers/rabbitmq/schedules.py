@@ -56,7 +56,7 @@ def is_schedule(name: str) -> bool:
 def schedule_plan(exchange: str, names: tuple[str, ...]) -> Plan:
     """What must exist for these schedules. The state of one must never be dropped, whatever becomes of its leaders."""
     queues = [schedule_queue(exchange, name) for name in names]
-    arguments = {
+    arguments: dict[str, str | int | bool] = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
         "x-delivery-limit": UNREACHABLE_DELIVERY_LIMIT,

@@ -104,11 +104,14 @@ class SqliteSchedules:
             if row is not None:
                 lead = SqliteLead(self._call, self._engine, exchange, name, *row)
                 self._closed.add_done_callback(lead.lose)
-                lead.lost.add_done_callback(lambda _: self._closed.remove_done_callback(lead.lose))
+                lead.lost.add_done_callback(partial(self._forget, lead))
                 return lead
             # The end of any session, and a leader that resigns, raise the epoch; each tick of the writer thread reads it.
             while store.catalog.epoch == epoch and not self._closed.done():
                 await asyncio.wait([self._closed], timeout=LOOK_SECONDS)
+
+    def _forget(self, lead: SqliteLead, _: object) -> None:
+        self._closed.remove_done_callback(lead.lose)
 
     async def _take(self, exchange: str, name: str) -> tuple[int, tuple[int, int | None] | None]:
         taking = asyncio.ensure_future(self._call(partial(_take, self._engine.store, (exchange, name))))
