@@ -91,7 +91,7 @@ class Scheduler:
         self._server.hub.emit(ScheduleLeading(schedule.name, schedule.next_after(max(last_ms, self._now_ms()))))
         while not lead.lost.done():
             now_ms = self._now_ms()
-            last_ms = schedule.begin(max(last_ms, lead.fired_ms or last_ms), now_ms)
+            last_ms = schedule.begin(last_ms, now_ms)
             due = schedule.due(last_ms, now_ms)
             if due.missed:
                 self._server.hub.emit(
