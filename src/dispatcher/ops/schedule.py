@@ -23,7 +23,7 @@ __all__ = ["command"]
 MOST_NEXT = 1000
 
 
-class Listed(msgspec.Struct, frozen=True):
+class _Listed(msgspec.Struct, frozen=True):
     """One schedule as it is printed. Instants are ISO 8601; `last` is None where there was none, or nobody can tell."""
 
     name: str
@@ -63,13 +63,13 @@ def command(target: str, count: int, as_json: bool) -> None:
         _show(listed)
 
 
-def _listed(schedule: Schedule, task: str, fired_ms: int | None, count: int, now_ms: int) -> Listed:
+def _listed(schedule: Schedule, task: str, fired_ms: int | None, count: int, now_ms: int) -> _Listed:
     instants: list[int] = []
     for _ in range(count):
         now_ms = schedule.next_after(now_ms)
         instants.append(now_ms)
     moments = [datetime.fromtimestamp(at_ms / 1000, schedule.zone) for at_ms in instants]
-    return Listed(
+    return _Listed(
         schedule.name,
         task,
         schedule.written,
@@ -85,7 +85,7 @@ def _utc(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _show(listed: list[Listed]) -> None:
+def _show(listed: list[_Listed]) -> None:
     rows = []
     for one in listed:
         first, *others = zip(one.next, one.next_utc, strict=True)

@@ -17,7 +17,7 @@ from ..base import Message
 __all__ = ["Book", "MemoryLead", "MemorySchedules"]
 
 
-class Entry:
+class _Entry:
     """One schedule. `leader` is None where nobody leads; `waiting` are to be told when that changes."""
 
     def __init__(self, since_ms: int) -> None:
@@ -32,13 +32,13 @@ class Book:
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.lock = threading.Lock()
-        self.entries: dict[tuple[str, str], Entry] = {}
+        self.entries: dict[tuple[str, str], _Entry] = {}
         self.now_ms = now_ms
 
     def take(self, key: tuple[str, str], lead: MemoryLead, changed: asyncio.Event) -> bool:
         """Enter `lead` if nobody leads; else have `changed` set when that may have changed."""
         with self.lock:
-            entry = self.entries.setdefault(key, Entry(self.now_ms()))
+            entry = self.entries.setdefault(key, _Entry(self.now_ms()))
             lead.since_ms, lead.fired_ms = entry.since_ms, entry.fired_ms
             if entry.leader is None or entry.leader.loop.is_closed():
                 entry.leader = lead
@@ -69,7 +69,7 @@ class Book:
             entry.fired_ms = fired_ms
 
 
-class Session(Protocol):
+class _Session(Protocol):
     """What is needed of a session."""
 
     @property
@@ -82,7 +82,7 @@ class MemoryLead:
 
     is_doubtful = False
 
-    def __init__(self, book: Book, session: Session, key: tuple[str, str]) -> None:
+    def __init__(self, book: Book, session: _Session, key: tuple[str, str]) -> None:
         self._book = book
         self._session = session
         self._key = key
@@ -112,7 +112,7 @@ class MemoryLead:
 class MemorySchedules:
     """See `brokers.base.Schedules`."""
 
-    def __init__(self, book: Book, session: Session) -> None:
+    def __init__(self, book: Book, session: _Session) -> None:
         self._book = book
         self._session = session
 

@@ -68,7 +68,7 @@ def schedule_plan(exchange: str, names: tuple[str, ...]) -> Plan:
     )
 
 
-class State(msgspec.Struct, frozen=True):
+class _State(msgspec.Struct, frozen=True):
     """What is kept of a schedule, in Unix milliseconds. Without a firing it may be a seed."""
 
     since_ms: int
@@ -90,7 +90,7 @@ class RabbitLead:
         self._queue = queue
         self._consumer = consumer
         self._loop = asyncio.get_running_loop()
-        self._held: tuple[State, RabbitDelivery] | None = None
+        self._held: tuple[_State, RabbitDelivery] | None = None
         self._published = ""  # the uuid of the last firing that the broker is known to have
         self._resigning = False
         self._feeding: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class RabbitLead:
         return self._state.fired_ms
 
     @property
-    def _state(self) -> State:
+    def _state(self) -> _State:
         assert self._held is not None, "a lead begins with the first state"
         return self._held[0]
 
@@ -137,7 +137,7 @@ class RabbitLead:
     def _take(self, delivery: RabbitDelivery) -> None:
         """Keep the state that is worth most, ack the other. What is none is nobody's: it is acked too."""
         try:
-            state = msgspec.json.decode(delivery.body, type=State)
+            state = msgspec.json.decode(delivery.body, type=_State)
         except msgspec.DecodeError:
             self._ack(delivery)
             return
@@ -172,13 +172,13 @@ class RabbitLead:
             await self._publish(message)
             self._published = message.uuid
         self._check()
-        await self._replace(State(self.since_ms, fired_ms))
+        await self._replace(_State(self.since_ms, fired_ms))
 
     def _check(self) -> None:
         if self.lost.done() or not self._consumer.is_alive:
             raise ConnectionLost(f"schedule {self._queue!r} is led by this session no more")
 
-    async def _replace(self, state: State) -> None:
+    async def _replace(self, state: _State) -> None:
         """Publish a new state. It comes round to us, and the old one is acked then; until then both are there."""
         await self._publish(_message(self._queue, state))
         if self._held is not None and state.worth > self._held[0].worth:
@@ -225,7 +225,7 @@ class RabbitLead:
             self._end()
 
 
-def _message(queue: str, state: State) -> Message:
+def _message(queue: str, state: _State) -> Message:
     return Message(SCHEDULE_EXCHANGE, queue, msgspec.json.encode(state), uuid=queue)
 
 
@@ -244,7 +244,7 @@ class RabbitSchedules:
         queue = schedule_queue(exchange, name)
         try:
             async with asyncio.timeout(SEED_SECONDS):
-                await self._publish(_message(queue, State(int(time() * 1000))))
+                await self._publish(_message(queue, _State(int(time() * 1000))))
         except TimeoutError:
             raise ConnectionLost(f"{queue!r}: expected an answer of the broker within {SEED_SECONDS:.0f} s") from None
         lead = RabbitLead(self._publish, queue, await self._consume(queue, PREFETCH))

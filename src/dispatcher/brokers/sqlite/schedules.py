@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.25
 """How often a session that waits looks whether anything has changed; that costs it no statement."""
 
 
-class Engine(Protocol):
+class _Engine(Protocol):
     """What is needed of the engine."""
 
     @property
@@ -33,7 +33,7 @@ class Engine(Protocol):
     def is_blocked(self) -> bool: ...
 
 
-Call = Callable[[Callable[[Work], Any]], Awaitable[Any]]
+_Call = Callable[[Callable[[Work], Any]], Awaitable[Any]]
 """Runs something in a transaction of the session's writer thread."""
 
 
@@ -43,7 +43,7 @@ class SqliteLead:
     is_doubtful = False
 
     def __init__(
-        self, call: Call, engine: Engine, exchange: str, name: str, since_ms: int, fired_ms: int | None
+        self, call: _Call, engine: _Engine, exchange: str, name: str, since_ms: int, fired_ms: int | None
     ) -> None:
         self._call = call
         self._engine = engine
@@ -79,7 +79,7 @@ class SqliteLead:
 class SqliteSchedules:
     """See `brokers.base.Schedules`. One for each session; `closed` is the session's."""
 
-    def __init__(self, call: Call, engine: Engine, closed: asyncio.Future[None]) -> None:
+    def __init__(self, call: _Call, engine: _Engine, closed: asyncio.Future[None]) -> None:
         self._call = call
         self._engine = engine
         self._closed = closed
@@ -155,7 +155,7 @@ def _resign(store: Store, key: tuple[str, str], work: Work) -> None:
         store.changed_catalog(work)  # so that those who wait look again
 
 
-def _fire(engine: Engine, key: tuple[str, str], publish: Publish, fired_ms: int, work: Work) -> None:
+def _fire(engine: _Engine, key: tuple[str, str], publish: Publish, fired_ms: int, work: Work) -> None:
     store = engine.store
     if engine.is_blocked:
         raise BrokerBlocked("the disk is full, or nearly; make room on it", uuid=publish[0].uuid)
