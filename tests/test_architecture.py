@@ -27,6 +27,7 @@ MAX_FUNCTION_LINES = 60
 THIRD_PARTY = {
     "msgspec": ("",),
     "click": ("ops",),
+    "cronsim": ("model.schedule",),
     "pytest": ("testing",),
     "watchfiles": ("ops",),
     "pysqlite3": ("brokers",),

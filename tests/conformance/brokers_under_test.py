@@ -21,6 +21,7 @@ from dispatcher.brokers import open_broker
 from dispatcher.brokers.base import Broker, BrokerEvent, Consumer, Delivery, Message, Session
 from dispatcher.brokers.memory import MemoryBroker, MemorySession
 from dispatcher.brokers.rabbitmq import RabbitSession
+from dispatcher.brokers.rabbitmq.schedules import is_schedule
 from dispatcher.brokers.rabbitmq.version import features_of, server_version
 from dispatcher.brokers.sqlite import SqliteBroker
 from dispatcher.brokers.sqlite.file import connect
@@ -60,9 +61,15 @@ class Rig:
         self._lose = lose
         self._sessions: dict[Session, str] = {}
 
-    async def connect(self, *queues: Queue, declare: DeclareMode = "create", exchange: str = EXCHANGE) -> Session:
-        """A new session; with `queues`, they are declared."""
-        topology = Topology(exchange, queues, declare)
+    async def connect(
+        self,
+        *queues: Queue,
+        declare: DeclareMode = "create",
+        exchange: str = EXCHANGE,
+        schedules: tuple[str, ...] = (),
+    ) -> Session:
+        """A new session; with `queues`, they are declared, and `schedules` with them."""
+        topology = Topology(exchange, queues, declare, schedules)
         if queues and declare == "create" and self._install is not None:
             await soon(self._install(topology))
         session = await self._open(self.broker)
@@ -132,7 +139,9 @@ async def rabbitmq(url: str, broker: RabbitMq, users: Roles | None = None) -> As
             await asyncio.sleep(0.02)
 
     def held() -> int:
-        return sum(unacked for _, unacked in broker.admin.counts(vhost).values())
+        # What a leader of a schedule held is in the next one's hands at once.
+        counts = broker.admin.counts(vhost).items()
+        return sum(unacked for queue, (_, unacked) in counts if not is_schedule(queue))
 
     features = features_of(server_version({"version": broker.version}))
     yield Rig(

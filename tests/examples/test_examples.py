@@ -63,6 +63,12 @@ STORIES = {
         task.retried         1
         task.dead_lettered   1
     """,
+    "periodic": """\
+        after Friday noon the next good morning is on Monday at 07:00 UTC
+        looking at the oven
+        one second between any two: True
+        led by one, then by the other: True
+    """,
     "processes": """\
         bystander: done on attempt 1
         crash: done on attempt 2

@@ -119,6 +119,24 @@ def test_everything_is_right_for_an_app(cli: Cli, vhost_url: str, vhost: str, ra
     on(vhost_url, lambda broker: _is_untouched(broker, "emails"))
 
 
+def test_schedules_are_looked_at(cli: Cli, vhost_url: str, vhost: str, rabbitmq: RabbitMq) -> None:
+    """Their exchange and queues are part of the app's; the state in a queue is neither taken nor called a dead letter."""
+    cli.write("shop.py", APP.format(settings="") + "app.periodic('@daily', name='nightly')(report)\n")
+    queue = "dispatcher.schedule.shop/nightly"
+    declared(vhost_url)
+    code, found = examined(cli, vhost_url, "shop:app")
+    assert code == 0
+    assert "the app makes it when it connects" in found[f"queue '{queue}'"]["advice"]
+    declared(vhost_url, Topology("shop", TOPOLOGY.queues, schedules=("nightly",)))
+    on(vhost_url, lambda broker: broker.publish("dispatcher.schedule", queue, b'{"since_ms": 1}'))
+    before = rabbitmq.admin.list_queues(vhost)
+    code, found = examined(cli, vhost_url, "shop:app")
+    assert code == 0
+    assert found[f"queue '{queue}'"]["text"] == "as asked for; 0 workers lead it or wait to"
+    assert statuses(found, "ok") >= {"exchange 'dispatcher.schedule'", "right to install", "right to work"}
+    assert rabbitmq.admin.list_queues(vhost) == before
+
+
 async def _is_untouched(broker: Wire, queue: str) -> None:
     """One message waits there, and was never delivered before."""
     channel = await broker.connection.open_channel()

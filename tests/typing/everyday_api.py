@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from dispatcher import (
@@ -52,6 +52,32 @@ def plain(number: int, factor: float = 1.0) -> float:
     retry=RetryPolicy(max_attempts=5, backoff=[1, 5, 60.0], retry_on=(OSError,), give_up_on=(ValueError,)),
 )
 async def with_options(to: str, copies: int = 1) -> None: ...
+
+
+@app.periodic("*/5 * * * *", timezone="Europe/Berlin", misfire="all", args=(3,))
+@app.task(queue="reports")
+def periodic_task(number: int) -> float:
+    return float(number)
+
+
+@app.periodic(every_seconds=30, name="often", queue=Queue("reports"), timeout_seconds=5)
+async def periodic_function(number: int = 1) -> None: ...
+
+
+@app.periodic(timedelta(hours=1), timezone=None)
+def hourly() -> None: ...
+
+
+app.periodic("@daily", misfire="twice")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+app.periodic("@daily", colour="red")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def periodic_tasks_are_typed() -> None:
+    assert_type(periodic_task(3), float)
+    assert_type(await periodic_task.send(3), Receipt)
+    assert_type(await periodic_function.send(), Receipt)
+    periodic_task.bind("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await periodic_function.send("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @app.task(executor="process", on_timeout="kill", timeout_seconds=0.5, queue=Queue("heavy", binding_keys=["h"]))

@@ -36,9 +36,11 @@ __all__ = [
     "Headers",
     "Insecure",
     "Inspector",
+    "Lead",
     "Message",
     "OnEvent",
     "QueueDepth",
+    "Schedules",
     "Session",
     "SessionsReleased",
     "TopologyDiffers",
@@ -160,6 +162,8 @@ class Session(Protocol):
     def inspector(self) -> Inspector: ...
     @property
     def cancels(self) -> Cancels: ...
+    @property
+    def schedules(self) -> Schedules: ...
 
     async def declare(self, topology: Topology) -> None:
         """Make `topology` true according to its `declare` mode; `TopologyMismatch` where it may not or cannot."""
@@ -258,6 +262,53 @@ class Inspector(Protocol):
 
     async def purge(self, queue: str) -> int:
         """Delete every waiting message of `queue` and say how many there were."""
+        ...
+
+
+class Lead(Protocol):
+    """That this session, and no other, fires one schedule. Times are Unix milliseconds.
+
+    `fired_ms`: the last firing, None for none yet. `since_ms`: when the schedule was first seen: what is due after that
+    and was not fired is owed. `is_doubtful`: the leader before was lost, and may have published the firing that follows
+    `fired_ms` without being able to say so; never where firing and saying so are one transaction.
+    `lost` resolves once this session leads no more, whatever the reason; it never fails.
+    """
+
+    @property
+    def fired_ms(self) -> int | None: ...
+    @property
+    def since_ms(self) -> int: ...
+    @property
+    def is_doubtful(self) -> bool: ...
+    @property
+    def lost(self) -> asyncio.Future[None]: ...
+
+    async def fire(self, message: Message, fired_ms: int) -> None:
+        """Publish `message` and move `fired_ms`: in one transaction, or first the one and then the other.
+
+        Raises like `Session.publish`, and `ConnectionLost` once the lead is lost. May be tried again with the same
+        arguments: what the broker is known to have is not published twice. The caller keeps the deadline.
+        """
+        ...
+
+    async def resign(self) -> None:
+        """Let another lead. Twice is fine, and after the lead was lost; bounded to some seconds."""
+        ...
+
+
+class Schedules(Protocol):
+    """Who fires which schedule. A schedule is a name; sessions that share a broker and an exchange share it."""
+
+    async def lead(self, exchange: str, name: str) -> Lead:
+        """Wait until this session leads that schedule, for ever if need be.
+
+        `ConnectionLost` once the session has ended; `TopologyMismatch` and `ConsumerCancelled` where the schedule has no
+        place in the broker: declare it.
+        """
+        ...
+
+    async def fired_ms(self, exchange: str, name: str) -> int | None:
+        """The last firing; None for none yet, and where only the leader knows it."""
         ...
 
 

@@ -34,6 +34,8 @@ __all__ = [
     "REPLAYED_AT",
     "ROUTING_HEADERS",
     "ROUTING_KEY",
+    "SCHEDULE",
+    "SCHEDULED_AT",
     "SNOOZES",
     "TRACEBACK",
     "UNKNOWN_SINCE",
@@ -46,6 +48,8 @@ SNOOZES = PREFIX + "snoozes"  # int, how often the task asked to be put off
 FIRST_PUBLISHED_AT = PREFIX + "first-published-at"
 EXPIRES_AT = PREFIX + "expires-at"
 ETA = PREFIX + "eta"
+SCHEDULE = PREFIX + "schedule"  # the name of the schedule that fired it
+SCHEDULED_AT = PREFIX + "scheduled-at"  # the instant it was fired for, however late it was
 UNKNOWN_SINCE = PREFIX + "unknown-since"  # when a worker first met the task without knowing its name
 REDELIVERIES = PREFIX + "redeliveries"  # int, holders that died with it
 ERROR_TYPE = PREFIX + "error-type"

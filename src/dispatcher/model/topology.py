@@ -18,6 +18,7 @@ __all__ = [
     "CANCEL_EXCHANGE",
     "DEAD_EXCHANGE",
     "DELAY_EXCHANGE",
+    "SCHEDULE_EXCHANGE",
     "DeclareMode",
     "Queue",
     "QueueType",
@@ -37,6 +38,9 @@ CANCEL_EXCHANGE = "dispatcher.cancel"
 
 CANCEL_DAYS = 30
 """How long a cancel is kept: a task that waits for longer after it runs all the same."""
+
+SCHEDULE_EXCHANGE = "dispatcher.schedule"
+"""On RabbitMQ, what each schedule's leader keeps of it is published here: `brokers/rabbitmq/schedules.py`."""
 
 DeclareMode = Literal["create", "verify", "never"]
 QueueType = Literal["quorum", "classic"]
@@ -106,8 +110,12 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """One server's exchange and queues. Each queue `q` brings `q.dead` and its keys on our two service exchanges."""
+    """One server's exchange and queues. Each queue `q` brings `q.dead` and its keys on our two service exchanges.
+
+    `schedules`: the names of what fires on it periodically; each has a place in the broker that says who leads it.
+    """
 
     exchange: str
     queues: tuple[Queue, ...] = ()
     declare: DeclareMode = "create"
+    schedules: tuple[str, ...] = ()

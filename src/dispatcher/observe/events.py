@@ -21,6 +21,10 @@ __all__ = [
     "ObserverFailed",
     "ProcessReplaced",
     "RedeliveryCounted",
+    "ScheduleFailed",
+    "ScheduleFired",
+    "ScheduleLeading",
+    "ScheduleMisfired",
     "SettleFailed",
     "TaskCancelling",
     "TaskDiscarded",
@@ -276,6 +280,50 @@ class ProcessReplaced(Event, frozen=True):
     exit_code: int | None
 
 
+class ScheduleLeading(Event, frozen=True):
+    """This process fires the schedule from now on; others wait. `next_at_ms` is the next firing, Unix time."""
+
+    name = "schedule.leading"
+    schedule: str
+    next_at_ms: int
+
+
+class ScheduleFired(Event, frozen=True):
+    """A task was accepted for the instant `scheduled_at_ms`.
+
+    `possibly_doubled`: the leader before was lost, and may have fired that instant too, with the same uuid.
+    """
+
+    name = "schedule.fired"
+    schedule: str
+    uuid: str
+    scheduled_at_ms: int
+    late_seconds: float
+    possibly_doubled: bool
+
+
+class ScheduleMisfired(Event, frozen=True):
+    """Nobody was there when `missed` instants passed, `unseen` says that there were more; `fired` of them are fired now."""
+
+    name = "schedule.misfired"
+    level = logging.WARNING
+    schedule: str
+    missed: int
+    unseen: bool
+    fired: int
+    misfire: str
+
+
+class ScheduleFailed(Event, frozen=True):
+    """It cannot be led or fired now; tried again after `delay_seconds`, and told once for each error."""
+
+    name = "schedule.failed"
+    level = logging.ERROR
+    schedule: str
+    error: str
+    delay_seconds: float
+
+
 class ObserverFailed(Event, frozen=True):
     """An observer raised; it was ignored."""
 
@@ -311,6 +359,10 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     CancelsUnheard,
     ProcessReplaced,
     RedeliveryCounted,
+    ScheduleLeading,
+    ScheduleFired,
+    ScheduleMisfired,
+    ScheduleFailed,
     ObserverFailed,
 )
 """Every event of tasks and workers; those of connections are `dispatcher.brokers.base.BrokerEvent`."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "cancel": ("cancel", "Cancel tasks by their uuids."),
     "queues": ("queues", "Show how full the queues are."),
     "delayed": ("delayed", "Show how many tasks wait for their time."),
+    "schedule": ("schedule", "Show what fires periodically, and when."),
     "dead": ("dead", "List, show, replay or delete dead letters."),
     "doctor": ("doctor", "Examine a broker: what is right, what is wrong, what to do."),
     "plan": ("plan", "Show what an app would declare on RabbitMQ."),

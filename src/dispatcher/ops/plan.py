@@ -43,7 +43,7 @@ def command(target: str, release: str, as_json: bool) -> None:
     url = app.config.url
     vhost = parse_url(url).vhost if url.partition("://")[0].lower() in ("amqp", "amqps") else "/"
     features = _features(release)
-    topology = Topology(app.config.exchange, app.queues)
+    topology = Topology(app.config.exchange, app.queues, schedules=tuple(app.schedules))
     plan = plan_of(topology, features)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(definitions(plan, vhost)), indent=2))

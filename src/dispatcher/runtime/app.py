@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta, tzinfo
 from functools import partial
 from itertools import chain, count
 from types import MappingProxyType, TracebackType
@@ -17,18 +18,21 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 import msgspec
 
 from ..brokers import open_broker
-from ..errors import BrokerUnavailable, ConfigError, ConnectionLost, WorkerExhausted
+from ..errors import ConfigError
 from ..model.retry import RetryRule
+from ..model.schedule import Misfire
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
 from .app_task import AppTask, Publishing
-from .burst import wait_until_empty
+from .periodic import Periodic, PeriodicDecorator, TaskOptions
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
+from .scheduler import Scheduler
 from .server import Server, ServerConfig
 from .settings import ServerSettings, default_url
 from .slots import Slots
 from .sync import SyncPublisher
-from .worker import Worker, WorkerConfig
+from .worker import WorkerConfig
+from .working import run_until_told
 
 __all__ = ["Dispatcher"]
 
@@ -63,6 +67,7 @@ class Dispatcher:
         self._registry = Registry()
         self._tasks: dict[str, AppTask[Any, Any, Any]] = {}
         self._queues: dict[str, Queue] = {}
+        self._periodic: dict[str, Periodic] = {}
         self._connecting: asyncio.Task[Server] | None = None
         self._connected_by = os.getpid()
         self._users = 0
@@ -79,6 +84,11 @@ class Dispatcher:
     def tasks(self) -> Mapping[str, AppTask[Any, Any, Any]]:
         """The registered tasks by name."""
         return MappingProxyType(self._tasks)
+
+    @property
+    def schedules(self) -> Mapping[str, Periodic]:
+        """What fires periodically, by the schedules' names."""
+        return MappingProxyType(self._periodic)
 
     @property
     def queues(self) -> tuple[Queue, ...]:
@@ -132,6 +142,8 @@ class Dispatcher:
         retry: RetryRule | None = None,
         **config: Any,
     ) -> AppTask[Any, Any, Any]:
+        if isinstance(function, AppTask):
+            raise ConfigError(f"task: {function.name!r} is one already; write @app.periodic(…) above @app.task(…)")
         if name is None:
             name = getattr(function, "__name__", "<lambda>")
             if name == "<lambda>":
@@ -159,11 +171,58 @@ class Dispatcher:
                 _merged(known, queue)
         return _merged(self._queues.get(queue.name), queue)
 
+    def periodic(
+        self,
+        when: str | timedelta | float | None = None,
+        *,
+        every_seconds: float | None = None,
+        timezone: str | tzinfo | None = None,
+        misfire: Misfire = "once",
+        name: str | None = None,
+        args: Sequence[Any] = (),
+        **options: Unpack[TaskOptions],
+    ) -> PeriodicDecorator:
+        """Fire a task again and again: `@app.periodic("*/5 * * * *", timezone="Europe/Berlin")` above `@app.task`.
+
+        `when`, `timezone` and `misfire`: see `Schedule`; an interval may be written `every_seconds=30`. `name`: of the
+        schedule, for a second one of a task; None is the task's. `args`: what the task is called with. On a plain
+        function it makes a task of it, with `options`, those of `task`. It fires in every `run_worker` that is no burst,
+        in one at a time. Raises `ConfigError`, and `ArgumentError` for `args` that do not fit.
+        """
+        chosen = when if every_seconds is None else every_seconds
+        if chosen is None or (when is not None and every_seconds is not None):
+            raise ConfigError(
+                "periodic: expected when it fires, as a cron expression or as every_seconds=, one of them"
+            )
+        for option in options:
+            if option not in TaskOptions.__optional_keys__:
+                raise ConfigError(
+                    f"periodic: {option!r} is none of its options; it takes {sorted(TaskOptions.__optional_keys__)}"
+                )
+        return PeriodicDecorator(
+            self._register,
+            self._keep_periodic,
+            when=chosen,
+            timezone=timezone,
+            misfire=misfire,
+            name=name,
+            args=args,
+            options=dict(options),
+        )
+
+    def _keep_periodic(self, periodic: Periodic) -> None:
+        name = periodic.schedule.name
+        if name in self._periodic:
+            raise ConfigError(
+                f"schedule {name!r} exists already, for task {self._periodic[name].task!r}; give it a name="
+            )
+        self._periodic[name] = periodic
+
     # --- connecting ------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> Server:
         config = msgspec.structs.replace(self.config, init_queues=self.queues)
-        return await Server.connect(config, broker=self._broker)
+        return await Server.connect(config, broker=self._broker, schedules=tuple(self._periodic))
 
     async def __aenter__(self) -> Self:
         """Connect and declare the queues of the tasks. Nested and parallel uses in one event loop share a connection."""
@@ -256,7 +315,9 @@ class Dispatcher:
         """Run the app's tasks until cancelled.
 
         `queues`: None means all of the app's. `limit`: tasks running at once, over all queues together.
-        `burst`: return once the queues are empty. `name`: of the workers, shown in the broker; None is host and pid.
+        Its schedules fire here or in another such worker, whichever queues it works on.
+        `burst`: return once the queues are empty, and fire no schedule. `name`: of the workers, shown in the broker; None is
+        host and pid.
         A first cancellation drains: nothing new is taken, and what runs is waited for, at most `grace_seconds` (None
         waits). A second one cuts short what runs and hands it back. Either way it then ends with `CancelledError`.
         Raises `ConnectionLost` when the reconnection retries ran out, a `StorageError` that ended the server, and
@@ -270,7 +331,8 @@ class Dispatcher:
             for queue in chosen:
                 config = WorkerConfig(_worker_name(server, name, queue), queue, (), limit)
                 workers.append(await server.new_worker(config, self._registry, slots=slots))
-            await _run_until_told(server, workers, burst, grace_seconds)
+            scheduler = Scheduler(server, () if burst else tuple(self._periodic.values()))
+            await run_until_told(server, workers, scheduler, burst, grace_seconds)
 
     def _chosen(self, queues: Sequence[str] | None) -> Sequence[str]:
         known = [queue.name for queue in self.queues]
@@ -292,80 +354,6 @@ async def _end(connecting: asyncio.Task[Server]) -> None:
     await asyncio.wait([connecting])
     if not connecting.cancelled() and connecting.exception() is None:
         await connecting.result().close()
-
-
-async def _run_until_told(server: Server, workers: Sequence[Worker], burst: bool, grace_seconds: float | None) -> None:
-    """Start the workers, wait for the reason to end, and end them."""
-    told = _times_cancelled()
-    closed = asyncio.ensure_future(server.wait_closed())
-    exhausted = [asyncio.ensure_future(worker.runs.exhausted.wait()) for worker in workers]
-    reasons: list[asyncio.Future[Any]] = [closed, *exhausted]
-    if burst:
-        reasons.append(asyncio.ensure_future(wait_until_empty(server, workers)))
-    try:
-        await _start_all(server, workers)
-        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
-        full = any(worker.runs.exhausted.is_set() for worker in workers)
-        if full:
-            await _finish_what_can_end(workers, grace_seconds)
-            grace_seconds = 0
-    finally:
-        for reason in reasons:
-            reason.cancel()
-        await _close_all(workers, grace_seconds, told)
-        await asyncio.wait(reasons)
-    for reason in (closed, *reasons[-1:]):
-        if not reason.cancelled():
-            reason.result()
-    if full:
-        raise WorkerExhausted(
-            "too many functions passed their timeouts and still run; this process must be replaced by a new one"
-        )
-
-
-async def _start_all(server: Server, workers: Sequence[Worker]) -> None:
-    """Start them, however long the broker is away: how often to try is the server's business."""
-    for worker in workers:
-        started = False
-        while not started and not server.closed:
-            try:
-                await worker.start()
-                started = True
-            except BrokerUnavailable:
-                pass  # tried again, unless the server has given up
-            except ConnectionLost:
-                if not server.closed:
-                    raise
-                # It gave up meanwhile: why, `wait_closed` tells better.
-
-
-async def _finish_what_can_end(workers: Sequence[Worker], grace_seconds: float | None) -> None:
-    """Before a process is replaced: every task but those that overran their timeout may end."""
-    try:
-        async with asyncio.timeout(grace_seconds):
-            await asyncio.gather(*(worker.stop_taking() for worker in workers))
-            await asyncio.gather(*(worker.runs.wait_idle() for worker in workers))
-    except TimeoutError:
-        pass  # the grace is over: the close that follows cuts them short
-
-
-async def _close_all(workers: Sequence[Worker], grace_seconds: float | None, told: int) -> None:
-    """Close them; at a second cancellation since `told` cut short what runs."""
-    closing = asyncio.gather(*(worker.close(grace_seconds=grace_seconds) for worker in workers))
-    try:
-        if _times_cancelled() > told + 1:
-            raise asyncio.CancelledError  # both came before this task had its turn: it was woken once for the two
-        await asyncio.shield(closing)
-    except asyncio.CancelledError:
-        await asyncio.gather(*(worker.runs.cut_short() for worker in workers))
-        await closing
-        raise
-
-
-def _times_cancelled() -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    return task.cancelling()
 
 
 def _with_keys(queue: Queue, *keys: str) -> Queue:

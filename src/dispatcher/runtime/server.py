@@ -146,8 +146,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Server:
     """Made by `await Server.connect(config)`; `async with` it closes at the end."""
 
-    def __init__(self, config: ServerConfig, broker: Broker) -> None:
+    def __init__(self, config: ServerConfig, broker: Broker, schedules: Sequence[str] = ()) -> None:
         self.config = config
+        self._schedules = tuple(schedules)
         self._loop = asyncio.get_running_loop()
         log = LogObserver(config.logger or default_log(debug=config.debug_mode))
         self.hub = EventHub(log, config.observers, debug=log.wants_debug)
@@ -163,7 +164,7 @@ class Server:
         self._link = Link(
             broker,
             config.exchange,
-            prepare=self._declare_all,
+            prepare=self.declare_all,
             on_event=self.hub.emit,
             on_give_up=self.give_up,
             retries=config.reconnection_retries,
@@ -186,15 +187,17 @@ class Server:
     # --- life ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def connect(cls, config: ServerConfig, *, broker: Broker | None = None) -> Self:
+    async def connect(
+        cls, config: ServerConfig, *, broker: Broker | None = None, schedules: Sequence[str] = ()
+    ) -> Self:
         """Connect, and declare the exchange and `init_queues`.
 
         Tries until `connect_timeout_seconds`, then raises `BrokerUnavailable`. What trying again cannot help is raised
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
-        open already (a `memory://` one holds its messages).
+        open already (a `memory://` one holds its messages). `schedules`: the names of what fires here periodically.
         """
         refuse_inside_main_import()
-        server = cls(config, broker or open_broker(config.url, config.tls))
+        server = cls(config, broker or open_broker(config.url, config.tls), schedules)
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):
                 await server._link.open()
@@ -276,8 +279,10 @@ class Server:
             raise ConnectionLost("there is no connection to the broker at the moment")
         return session.inspector
 
-    async def _declare_all(self, session: Session) -> None:
-        await session.declare(Topology(self.config.exchange, tuple(self._queues.values()), self.config.declare))
+    async def declare_all(self, session: Session) -> None:
+        """Declare all queues and schedules of this server on `session`."""
+        queues = tuple(self._queues.values())
+        await session.declare(Topology(self.config.exchange, queues, self.config.declare, self._schedules))
 
     def give_up(self, error: DispatcherError) -> None:
         """End the server: it closes as in `close()`, and `wait_closed()` raises `error`."""

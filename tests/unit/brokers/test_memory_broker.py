@@ -16,6 +16,7 @@ import pytest
 from dispatcher.brokers.base import BrokerEvent, Message, Session, SessionsReleased
 from dispatcher.brokers.headers import encode_headers
 from dispatcher.brokers.memory import MemoryBroker, MemorySession
+from dispatcher.brokers.memory.schedules import Book
 from dispatcher.brokers.memory.store import Store
 from dispatcher.errors import ArgumentError, ConfigError, ConnectionLost
 from dispatcher.model.topology import Queue, Topology
@@ -174,7 +175,7 @@ class Clock:
 async def test_a_jump_of_the_wall_clock_is_noticed() -> None:
     """A message due in an hour comes soon after the clock was set forward, though no timer of an hour ran out."""
     clock = Clock()
-    session = MemorySession(Store(clock), "test", ignore, set())
+    session = MemorySession(Store(clock), "test", ignore, set(), Book(clock))
     await session.declare(TOPOLOGY)
     consumer = await session.consume("q", prefetch=1)
     await session.publish(message(b"hour", ready_at_ms=clock.now + 3_600_000))
@@ -210,7 +211,7 @@ async def test_a_due_time_is_due_to_the_millisecond() -> None:
     """Not one before it, and at it."""
     clock = Clock()
     store = Store(clock)
-    session = MemorySession(store, "test", ignore, set())
+    session = MemorySession(store, "test", ignore, set(), Book(clock))
     await session.declare(TOPOLOGY)
     await session.publish(message(b"", ready_at_ms=clock.now + 10))
     clock.now += 9

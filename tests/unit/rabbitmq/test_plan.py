@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher.brokers.rabbitmq.plan import definitions, is_ours, plan_of, roles
+from dispatcher.brokers.rabbitmq.schedules import is_schedule, schedule_queue
 from dispatcher.brokers.rabbitmq.specs import BindingSpec, ExchangeSpec, Plan
 from dispatcher.brokers.rabbitmq.version import Features, ServerVersion, features_of
 from dispatcher.errors import ConfigError
@@ -140,7 +141,17 @@ def test_dead_letters_that_are_asked_for_as_a_queue() -> None:
     assert "q.dead.dead" in arguments(made)
 
 
-@pytest.mark.parametrize("name", ["dispatcher.dead", "dispatcher.delay", "dispatcher.delay.3", "dispatcher.delay.x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dispatcher.dead",
+        "dispatcher.delay",
+        "dispatcher.delay.3",
+        "dispatcher.delay.x",
+        "dispatcher.schedule",
+        "dispatcher.schedule.ex/nightly",
+    ],
+)
 def test_our_own_names_are_refused(name: str) -> None:
     """For an exchange and for a queue."""
     with pytest.raises(ConfigError, match=name):
@@ -159,6 +170,40 @@ def test_names_as_long_as_they_may_be() -> None:
     assert max(len(name.encode()) for name in (*names, *keys)) == 255
     assert len([name for name in names if name.startswith("dispatcher.delay.back.")]) == 4
     assert len({key for key in keys if key.startswith("dispatcher.delay.way.")}) == 4
+
+
+def test_a_schedule_has_a_queue_with_one_active_consumer() -> None:
+    """Nothing ever drops what is in it, and it is reached by its own name on an exchange that only schedules have."""
+    made = plan_of(Topology("ex", schedules=("nightly",)), V310)
+    name = "dispatcher.schedule.ex/nightly"
+    assert arguments(made)[name] == {
+        "x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000_000,
+    }  # fmt: skip
+    assert ExchangeSpec("dispatcher.schedule", "direct") in made.exchanges
+    assert ("dispatcher.schedule", name, name) in routes(made)
+    assert not any(is_schedule(spec.name) for spec in plan(Queue("q")).exchanges)
+
+
+def test_no_two_schedules_share_a_queue() -> None:
+    """Whatever dots are in the names, and however long they are."""
+    names = [("a", "b.c"), ("a.b", "c"), ("e" * 240, "s"), ("e" * 239, "s"), ("e" * 240, "t"), ("ex", "s" * 200)]
+    queues = [schedule_queue(*pair) for pair in names]
+    assert len(set(queues)) == len(names)
+    assert all(len(queue.encode()) <= 255 and is_schedule(queue) for queue in queues)
+
+
+def test_the_rights_for_schedules() -> None:
+    """Who works leads them; who publishes has nothing to do with them. Without schedules nobody gets a right for them."""
+    with_schedule = roles(Topology("ex", (Queue("q"),), schedules=("nightly",)))
+    name = "dispatcher.schedule.ex/nightly"
+    work = with_schedule["work"]
+    assert re.fullmatch(work.read, name) and re.fullmatch(work.write, "dispatcher.schedule")
+    assert not re.fullmatch(work.write, name) and not re.fullmatch(work.read, "dispatcher.schedule.ex/other")
+    install = with_schedule["install"]
+    for right in (install.configure, install.write, install.read):
+        assert re.fullmatch(right, name) and re.fullmatch(right, "dispatcher.schedule")
+    assert with_schedule["publish"] == roles(Topology("ex", (Queue("q"),)))["publish"]
+    assert "schedule" not in str(roles(Topology("ex", (Queue("q"),))))
 
 
 def test_the_mode_changes_nothing() -> None:

@@ -17,6 +17,7 @@ from ..headers import decode_headers
 from .cancels import MemoryCancels
 from .entries import Entry, QueueState, Window
 from .inspector import MemoryInspector
+from .schedules import Book, MemorySchedules
 from .store import Store, Woken
 
 __all__ = ["MemoryConsumer", "MemoryDelivery", "MemorySession"]
@@ -120,8 +121,9 @@ class MemoryConsumer:
 class MemorySession:
     """One session of a memory broker. See `brokers.base.Session`."""
 
-    def __init__(self, store: Store, name: str, on_event: OnEvent, told: set[TopologyDiffers]) -> None:
+    def __init__(self, store: Store, name: str, on_event: OnEvent, told: set[TopologyDiffers], book: Book) -> None:
         self._store = store
+        self._book = book
         self._name = name
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -146,6 +148,11 @@ class MemorySession:
     def cancels(self) -> MemoryCancels:
         self._check()
         return MemoryCancels(self._store.cancels, self._closed)
+
+    @property
+    def schedules(self) -> MemorySchedules:
+        self._check()
+        return MemorySchedules(self._book, self)
 
     async def declare(self, topology: Topology) -> None:
         self._check()

@@ -62,6 +62,7 @@ __all__ = [
     "ladder",
     "level_names",
     "level_seconds",
+    "named",
     "strip",
     "way_key",
     "way_to_exchange",
@@ -197,7 +198,7 @@ def way_to_queue(queue: str, exchange: str, keys: Iterable[str]) -> Plan:
 
     What `way_key` asks for is bound last.
     """
-    name = _named(BACK_TO_QUEUE, queue)
+    name = named(BACK_TO_QUEUE, queue)
     ways = [(DELAY_EXCHANGE, queue), *((for_exchange(exchange), key) for key in keys)]
     return Plan(
         exchanges=(ExchangeSpec(name, "fanout", _else(LOST_QUEUE)),),
@@ -212,7 +213,7 @@ def way_to_queue(queue: str, exchange: str, keys: Iterable[str]) -> Plan:
 
 def for_exchange(exchange: str) -> str:
     """The exchange that delayed messages for `exchange` come to in the end, and that knows the keys of its queues."""
-    return _named(FOR_EXCHANGE, exchange)
+    return named(FOR_EXCHANGE, exchange)
 
 
 def way_key(key: str) -> str:
@@ -220,10 +221,10 @@ def way_key(key: str) -> str:
 
     For `DELAY_EXCHANGE`, where `key` is a queue's name, and what `for_exchange` gives. AMQP cannot be asked for bindings.
     """
-    return _named(HAS_WAY, key)
+    return named(HAS_WAY, key)
 
 
-def _named(prefix: str, name: str) -> str:
+def named(prefix: str, name: str) -> str:
     """A name of ours for something of that name; of one that leaves no room for ours it has a digest."""
     text = name.encode("utf-8", "surrogatepass")
     fits = len(text) <= MAX_SHORT_STRING - len(prefix)

@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 
 from ...errors import ConfigError
-from ...model.topology import CANCEL_EXCHANGE, DEAD_EXCHANGE, DELAY_EXCHANGE, Queue, Topology, dead_queue
+from ...model.topology import (
+    CANCEL_EXCHANGE,
+    DEAD_EXCHANGE,
+    DELAY_EXCHANGE,
+    SCHEDULE_EXCHANGE,
+    Queue,
+    Topology,
+    dead_queue,
+)
 from ..base import TopologyDiffers
 from .cancels import cancel_stream
 from .ladder import (
@@ -26,6 +34,7 @@ from .ladder import (
     way_to_exchange,
     way_to_queue,
 )
+from .schedules import is_schedule, schedule_plan, schedule_queue
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec, join
 from .version import Features
 
@@ -51,6 +60,7 @@ def plan_of(topology: Topology, features: Features, *, with_services: bool = Tru
             way_to_exchange(topology.exchange),
             *(_queue(topology.exchange, queue, features) for queue in topology.queues),
             *(_dead_letters(queue) for queue in topology.queues),
+            schedule_plan(topology.exchange, topology.schedules),
         ]
     )
 
@@ -66,7 +76,7 @@ def is_ours(name: object) -> bool:
 
 
 def _check_not_ours(what: str, name: str) -> None:
-    if name == DEAD_EXCHANGE or is_ours(name):
+    if name == DEAD_EXCHANGE or is_ours(name) or is_schedule(name):
         raise ConfigError(f"{what} name: expected one that Dispatcher does not use itself, got {name!r}")
 
 
@@ -162,8 +172,8 @@ def roles(topology: Topology) -> dict[str, Rights]:
     """What each of three kinds of user may do, and no more.
 
     `install` creates the topology, and looks after the dead letters. `publish` sends tasks, delayed ones included, and
-    cancels them. `work` consumes the queues, hears of cancels, and publishes tasks, retries and dead letters. Those two
-    can create, delete and bind nothing.
+    cancels them. `work` consumes the queues, hears of cancels, leads the schedules, and publishes tasks, retries and dead
+    letters. Those two can create, delete and bind nothing.
     """
     exchange = re.escape(topology.exchange)
     queues = [re.escape(queue.name) for queue in topology.queues]
@@ -173,10 +183,13 @@ def roles(topology: Topology) -> dict[str, Rights]:
     )
     delays = [f"{re.escape(lane)}[0-9]+" for lane in (PLAIN_LANE, HIGH_LANE)]
     delays.append(re.escape(for_exchange(topology.exchange)))  # to ask whether there is a way at the end of a delay
+    schedules = [re.escape(schedule_queue(topology.exchange, name)) for name in topology.schedules]
+    of_schedules = [re.escape(SCHEDULE_EXCHANGE)] if schedules else []
     # A binding takes write on the queue and read on the exchange; an argument that names an exchange takes write there,
     # and read on what has it. So who installs may consume, and write dead letters: RabbitMQ has no right for the one
     # without the other.
-    ours = [*queues, *dead, dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+", cancel]
+    of_all = [dead_exchange, delay_exchange, re.escape(SERVICE_PREFIX) + ".+", cancel, *of_schedules]
+    ours = [*queues, *dead, *of_all, *schedules]
     everything = _one_of([exchange, *ours])
     nothing = "^$"
     return {
@@ -184,8 +197,8 @@ def roles(topology: Topology) -> dict[str, Rights]:
         "publish": Rights(configure=nothing, write=_one_of([exchange, *delays, cancel]), read=nothing),
         "work": Rights(
             configure=nothing,
-            write=_one_of([exchange, dead_exchange, delay_exchange, *delays, cancel]),
-            read=_one_of([*queues, cancel]),
+            write=_one_of([exchange, dead_exchange, delay_exchange, *delays, cancel, *of_schedules]),
+            read=_one_of([*queues, cancel, *schedules]),
         ),
     }
 

@@ -35,6 +35,7 @@ from .inspector import RabbitInspector
 from .known import Known
 from .ladder import detour, is_service, level_names
 from .publishing import ExchangePublisher, Limits, Publish
+from .schedules import RabbitSchedules, is_schedule
 from .translate import is_down, lost, refusal
 from .version import Features, features_of, server_version
 from .ways import Ways
@@ -108,6 +109,11 @@ class RabbitSession:
     def cancels(self) -> RabbitCancels:
         self._check()
         return RabbitCancels(self.publish, self._consumer_channel)
+
+    @property
+    def schedules(self) -> RabbitSchedules:
+        self._check()
+        return RabbitSchedules(self.publish, lambda queue, prefetch: self.consume(queue, prefetch=prefetch))
 
     # --- topology --------------------------------------------------------------------------------------------------
 
@@ -265,7 +271,7 @@ class RabbitSession:
             consumer.end()
             await channel.close()
             raise
-        if not self._ways.is_sure(DELAY_EXCHANGE, queue):
+        if not is_schedule(queue) and not self._ways.is_sure(DELAY_EXCHANGE, queue):
             self._ways.ask(DELAY_EXCHANGE, queue).add_done_callback(partial(self._tell_of_way, queue))
         return consumer
 
@@ -332,8 +338,8 @@ class RabbitSession:
 
     @property
     def unsettled(self) -> int:
-        """For tests: how many deliveries the broker counts as held by this session."""
-        return sum(consumer.unsettled for consumer in self._consumers)
+        """For tests: how many deliveries the broker counts as held by this session, the state of schedules aside."""
+        return sum(consumer.unsettled for consumer in self._consumers if not is_schedule(consumer.queue))
 
     def abort(self) -> None:
         """For tests: end it without a word to the broker, as a broken link does."""

@@ -84,6 +84,11 @@ class Engine:
             self._space.give_way()
             return open()
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether publishes are refused, because the disk is full."""
+        return self._space.blocked
+
     def begin(self, results: Results) -> None:
         """The first duties: see what state the file is in, release the dead."""
         now = time.monotonic()

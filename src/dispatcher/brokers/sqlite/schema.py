@@ -51,7 +51,15 @@ _SECOND = (
     " cancelled_at_ms INTEGER NOT NULL) STRICT",
 )
 
-STEPS = (_FIRST, _SECOND)
+_THIRD = (
+    # since_ms: when the schedule was first led. What was due since then and has no firing yet is owed by the next leader.
+    # A schedule is one exchange's: two apps may have one of the same name each.
+    "DROP TABLE schedules",
+    "CREATE TABLE schedules (exchange TEXT NOT NULL, name TEXT NOT NULL, session INTEGER, since_ms INTEGER NOT NULL,"
+    " fired_ms INTEGER, PRIMARY KEY (exchange, name)) STRICT, WITHOUT ROWID",
+)
+
+STEPS = (_FIRST, _SECOND, _THIRD)
 """What makes each version of the file from the one before; the first from an empty file."""
 
 SCHEMA_VERSION = len(STEPS)

@@ -22,6 +22,7 @@ from .cancels import SqliteCancels
 from .entries import Batch, Results, Row, Window
 from .inspector import SqliteInspector
 from .place import Place
+from .schedules import SqliteSchedules
 from .store import Work, wall_clock_ms
 from .writer import Writer
 
@@ -170,6 +171,7 @@ class SqliteSession:
         self._closing = False
         self._pid = os.getpid()
         self._writer = Writer(place, name, self._loop, self._told)
+        self._schedules: SqliteSchedules | None = None
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -184,6 +186,13 @@ class SqliteSession:
     def cancels(self) -> SqliteCancels:
         self._check()
         return SqliteCancels(self._writer.engine.cancels, self.call, self._cancel_watchers)
+
+    @property
+    def schedules(self) -> SqliteSchedules:
+        self._check()
+        if self._schedules is None:
+            self._schedules = SqliteSchedules(self.call, self._writer.engine, self._closed)
+        return self._schedules
 
     @property
     def ended(self) -> bool:

@@ -12,7 +12,8 @@ from ...amqp.errors import AmqpError
 from ...amqp.url import AmqpUrl
 from ...brokers.rabbitmq.ladder import for_exchange, ladder
 from ...brokers.rabbitmq.plan import plan_of
-from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
+from ...brokers.rabbitmq.schedules import schedule_queue
+from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE
 from ..failures import EXIT_UNAVAILABLE
 from .findings import Finding, Tell, wrong
 from .hosts import reach
@@ -61,7 +62,8 @@ async def _examine(link: Link, publisher: Link, url: AmqpUrl, subject: Subject, 
     plan = plan_of(topology, link.features)
     seen = await check_topology(link, plan, subject, tell)
     may_create_ladder = await check_ladder(link, plan, subject, tell)
-    read = await may_read(link, [queue.name for queue in topology.queues])
+    schedules = [schedule_queue(topology.exchange, name) for name in topology.schedules]
+    read = await may_read(link, [*(queue.name for queue in topology.queues), *schedules])
     # From here on something is published.
     exchanges = (
         topology.exchange,
@@ -69,6 +71,7 @@ async def _examine(link: Link, publisher: Link, url: AmqpUrl, subject: Subject, 
         DELAY_EXCHANGE,
         for_exchange(topology.exchange),
         *sampled_levels(link),
+        *((SCHEDULE_EXCHANGE,) if schedules else ()),
     )
     write = await may_write(publisher, exchanges)
     await check_rights(url, subject, {**seen.may_create, DELAY_EXCHANGE: may_create_ladder}, read, write, tell)

@@ -16,7 +16,7 @@ from ...amqp.url import AmqpUrl
 from ...brokers.rabbitmq.ladder import level_names
 from ...brokers.rabbitmq.plan import Rights, roles
 from ...brokers.rabbitmq.specs import ExchangeSpec, QueueSpec
-from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE
+from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE
 from .findings import Finding, Tell, note, ok, warning, wrong
 from .link import Link
 from .subject import Subject
@@ -66,9 +66,10 @@ async def check_rights(
 ) -> None:
     """Tell which of the three kinds of user this one can be."""
     topology = subject.topology
-    delays = [name for name in write if name not in (topology.exchange, DEAD_EXCHANGE, DELAY_EXCHANGE)]
+    for_work = [name for name in (DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE) if name in write]
+    delays = [name for name in write if name != topology.exchange and name not in for_work]
     publish = {f"write {name!r}": write[name] for name in (topology.exchange, *delays)}
-    services = {f"write {name!r}": write[name] for name in (DEAD_EXCHANGE, DELAY_EXCHANGE)}
+    services = {f"write {name!r}": write[name] for name in for_work}
     install = {f"create {name!r}": may for name, may in configure.items()}
     take = {f"consume {name!r}": may for name, may in read.items()}
     needed = roles(topology)

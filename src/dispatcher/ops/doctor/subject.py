@@ -22,6 +22,6 @@ def subject_of(target: str, app: Dispatcher) -> Subject:
     config = app.config
     return Subject(
         target,
-        Topology(config.exchange, app.queues, config.declare),
+        Topology(config.exchange, app.queues, config.declare, tuple(app.schedules)),
         {name: task.config.timeout_seconds for name, task in app.tasks.items()},
     )

@@ -12,6 +12,7 @@ from ...amqp.methods import ExchangeDeclare, Method, QueueDeclare, QueueDeclareO
 from ...brokers.base import TopologyDiffers
 from ...brokers.rabbitmq.declare import compare
 from ...brokers.rabbitmq.ladder import LOST_QUEUE, is_service, way_key
+from ...brokers.rabbitmq.schedules import is_schedule
 from ...brokers.rabbitmq.specs import ExchangeSpec, Plan, QueueSpec
 from ...brokers.rabbitmq.translate import is_down
 from ...errors import TopologyMismatch
@@ -89,6 +90,8 @@ async def _present(link: Link, spec: Spec, answer: Method, subject: Subject) -> 
     text = "it exists; how it was declared this user may not know" if differs is None else "as asked for"
     if not isinstance(answer, QueueDeclareOk):
         return ok(check, text)
+    if is_schedule(spec.name):
+        return ok(check, f"{text}; {answer.consumer_count} workers lead it or wait to")
     if spec.name not in {queue.name for queue in subject.topology.queues}:
         return ok(check, f"{text}; {answer.message_count} dead letters")
     text = f"{text}; {answer.message_count} waiting, {answer.consumer_count} consumers"
