@@ -11,8 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..brokers.base import Lead, Session
-from ..errors import ConnectionLost, DispatcherError
+from ..errors import (
+    ConnectionLost,
+    ConsumerCancelled,
+    DispatcherError,
+    TopologyMismatch,
+    TopologyMissing,
+    Unroutable,
+)
 from ..model.task import Task
+from ..model.topology import Topology
 from ..observe.events import ScheduleFailed, ScheduleFired, ScheduleLeading, ScheduleMisfired
 from ..observe.hooks import EventHub
 from .periodic import Periodic, with_schedule
@@ -26,6 +34,8 @@ LOOK_SECONDS = 2.0
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+
+_NO_PLACE = (ConsumerCancelled, TopologyMismatch, TopologyMissing, Unroutable)
 
 
 class Scheduler:
@@ -74,12 +84,16 @@ class Scheduler:
                 await asyncio.wait([session.closed], timeout=FIRST_PAUSE_SECONDS)
             except Exception as error:  # a fault of ours, too: a schedule that fell silent would be missed too late
                 await troubles.pause(error, session.closed)
-                await self._declare(session)
+                if isinstance(error, _NO_PLACE):
+                    await self._declare(session, periodic)
 
-    async def _declare(self, session: Session) -> None:
-        """Its place in the broker may have been deleted."""
+    async def _declare(self, session: Session, periodic: Periodic) -> None:
+        """Its place in the broker was deleted, or never made."""
+        config = self._server.config
         try:
-            await self._server.declare_all(session)
+            await session.declare(
+                Topology(config.exchange, declare=config.declare, schedules=(periodic.schedule.name,))
+            )
         except DispatcherError:
             pass  # what is wrong is told when the lead is asked for again
 
