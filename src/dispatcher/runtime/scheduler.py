@@ -32,6 +32,9 @@ __all__ = ["Scheduler"]
 LOOK_SECONDS = 2.0
 """How often the wall clock is read at least: it may be set while we sleep."""
 
+CLOCKS_APART_MS = 10_000
+"""How far the clocks of two machines may be apart for one to believe what the other may have fired."""
+
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 
@@ -101,7 +104,8 @@ class Scheduler:
         """Fire what is due, until the lead is lost."""
         schedule = periodic.schedule
         last_ms = lead.since_ms if lead.fired_ms is None else lead.fired_ms
-        doubtful = lead.is_doubtful
+        # What was due later than this the leader before had no reason to fire.
+        doubtful_to_ms = self._now_ms() + CLOCKS_APART_MS if lead.is_doubtful else 0
         self._server.hub.emit(ScheduleLeading(schedule.name, schedule.next_after(max(last_ms, self._now_ms()))))
         while not lead.lost.done():
             now_ms = self._now_ms()
@@ -112,8 +116,8 @@ class Scheduler:
                     ScheduleMisfired(schedule.name, due.missed, due.unseen, due.made_up_for, schedule.misfire)
                 )
             for at_ms in due.fire:
-                await self._fire(periodic, lead, at_ms, doubtful, troubles)
-                doubtful = False
+                await self._fire(periodic, lead, at_ms, at_ms <= doubtful_to_ms, troubles)
+                doubtful_to_ms = 0
             last_ms = due.until_ms
             wait_seconds = (schedule.next_after(last_ms) - self._now_ms()) / 1000
             await asyncio.wait([lead.lost], timeout=min(max(wait_seconds, 0), LOOK_SECONDS))

@@ -204,6 +204,17 @@ async def test_a_lost_lead_is_given_up_and_asked_for_again(rig: Rig) -> None:
     assert [event.possibly_doubled for event in rig.server.told("schedule.fired")] == [True, False]
 
 
+async def test_what_is_due_long_after_a_leaders_death_is_no_double(rig: Rig) -> None:
+    """It cannot have fired what was not due yet."""
+    lead = FakeLead(doubtful=True)
+    rig.server.leads.put_nowait(lead)
+    rig.start()
+    await rig.until(lambda: rig.server.told("schedule.leading"))
+    rig.clock.now = NOON + MINUTE
+    await rig.until(lambda: lead.fired)
+    assert not rig.server.told("schedule.fired")[0].possibly_doubled
+
+
 async def test_a_schedule_without_a_place_is_declared_again(rig: Rig) -> None:
     """Somebody deleted its queue: it is told, declared, and goes on. A fault of ours ends it no more than that."""
     lead = FakeLead()
