@@ -216,6 +216,7 @@ def _zone(name: str, timezone: object) -> tzinfo:
     if timezone is None:
         return UTC
     if isinstance(timezone, tzinfo):
+        _check_zone(name, timezone)
         return timezone
     if not isinstance(timezone, str):
         raise ConfigError(
@@ -228,6 +229,17 @@ def _zone(name: str, timezone: object) -> tzinfo:
             f"timezone of {name!r}: expected a name such as 'Europe/Berlin', got {timezone!r}; if that is one, this"
             " system has no time zones: install the package tzdata"
         ) from None
+
+
+def _check_zone(name: str, zone: tzinfo) -> None:
+    """pytz's zones are refused: put onto a local time as every other tzinfo is, they mean the offset of 1900."""
+    for month in (1, 7):
+        moment = datetime.fromtimestamp(datetime(2026, month, 1, tzinfo=UTC).timestamp(), zone)
+        if moment.utcoffset() is None or moment.replace(tzinfo=zone).utcoffset() != moment.utcoffset():
+            raise ConfigError(
+                f"timezone of {name!r}: expected a tzinfo such as zoneinfo's, got {zone!r}, whose offset depends on how it"
+                " is asked; name the zone instead"
+            )
 
 
 # --- local times and instants ---------------------------------------------------------------------------------------

@@ -11,8 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..brokers.base import Lead, Session
-from ..errors import ConnectionLost, DispatcherError
+from ..errors import (
+    ConnectionLost,
+    ConsumerCancelled,
+    DispatcherError,
+    TopologyMismatch,
+    TopologyMissing,
+    Unroutable,
+)
 from ..model.task import Task
+from ..model.topology import Topology
 from ..observe.events import ScheduleFailed, ScheduleFired, ScheduleLeading, ScheduleMisfired
 from ..observe.hooks import EventHub
 from .periodic import Periodic, with_schedule
@@ -24,8 +32,13 @@ __all__ = ["Scheduler"]
 LOOK_SECONDS = 2.0
 """How often the wall clock is read at least: it may be set while we sleep."""
 
+CLOCKS_APART_MS = 10_000
+"""How far the clocks of two machines may be apart for one to believe what the other may have fired."""
+
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+
+_NO_PLACE = (ConsumerCancelled, TopologyMismatch, TopologyMissing, Unroutable)
 
 
 class Scheduler:
@@ -74,12 +87,16 @@ class Scheduler:
                 await asyncio.wait([session.closed], timeout=FIRST_PAUSE_SECONDS)
             except Exception as error:  # a fault of ours, too: a schedule that fell silent would be missed too late
                 await troubles.pause(error, session.closed)
-                await self._declare(session)
+                if isinstance(error, _NO_PLACE):
+                    await self._declare(session, periodic)
 
-    async def _declare(self, session: Session) -> None:
-        """Its place in the broker may have been deleted."""
+    async def _declare(self, session: Session, periodic: Periodic) -> None:
+        """Its place in the broker was deleted, or never made."""
+        config = self._server.config
         try:
-            await self._server.declare_all(session)
+            await session.declare(
+                Topology(config.exchange, declare=config.declare, schedules=(periodic.schedule.name,))
+            )
         except DispatcherError:
             pass  # what is wrong is told when the lead is asked for again
 
@@ -87,7 +104,8 @@ class Scheduler:
         """Fire what is due, until the lead is lost."""
         schedule = periodic.schedule
         last_ms = lead.since_ms if lead.fired_ms is None else lead.fired_ms
-        doubtful = lead.is_doubtful
+        # What was due later than this the leader before had no reason to fire.
+        doubtful_to_ms = self._now_ms() + CLOCKS_APART_MS if lead.is_doubtful else 0
         self._server.hub.emit(ScheduleLeading(schedule.name, schedule.next_after(max(last_ms, self._now_ms()))))
         while not lead.lost.done():
             now_ms = self._now_ms()
@@ -98,8 +116,8 @@ class Scheduler:
                     ScheduleMisfired(schedule.name, due.missed, due.unseen, due.made_up_for, schedule.misfire)
                 )
             for at_ms in due.fire:
-                await self._fire(periodic, lead, at_ms, doubtful, troubles)
-                doubtful = False
+                await self._fire(periodic, lead, at_ms, at_ms <= doubtful_to_ms, troubles)
+                doubtful_to_ms = 0
             last_ms = due.until_ms
             wait_seconds = (schedule.next_after(last_ms) - self._now_ms()) / 1000
             await asyncio.wait([lead.lost], timeout=min(max(wait_seconds, 0), LOOK_SECONDS))

@@ -164,7 +164,7 @@ class Server:
         self._link = Link(
             broker,
             config.exchange,
-            prepare=self.declare_all,
+            prepare=self._declare_all,
             on_event=self.hub.emit,
             on_give_up=self.give_up,
             retries=config.reconnection_retries,
@@ -279,8 +279,7 @@ class Server:
             raise ConnectionLost("there is no connection to the broker at the moment")
         return session.inspector
 
-    async def declare_all(self, session: Session) -> None:
-        """Declare all queues and schedules of this server on `session`."""
+    async def _declare_all(self, session: Session) -> None:
         queues = tuple(self._queues.values())
         await session.declare(Topology(self.config.exchange, queues, self.config.declare, self._schedules))
 

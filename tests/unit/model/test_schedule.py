@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -255,6 +255,22 @@ def test_a_clock_that_was_hours_ahead_does_not_stop_the_firings() -> None:
     assert schedule.begin(NOON - 2000, NOON) == NOON - 2000
 
 
+class Floating(tzinfo):
+    """A zone that says another offset when it is put onto a time, as those of pytz do."""
+
+    def fromutc(self, moment: datetime) -> datetime:
+        return moment.replace(tzinfo=timezone(timedelta(hours=1)))
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        return timedelta(minutes=53)
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    def tzname(self, moment: datetime | None) -> str:
+        return "floating"
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +299,7 @@ def test_a_clock_that_was_hours_ahead_does_not_stop_the_firings() -> None:
         ({"timezone": ""}, "expected a name"),
         ({"timezone": "../etc/passwd"}, "expected a name"),
         ({"timezone": 3}, "or a tzinfo, got 3"),
+        ({"timezone": Floating()}, "expected a tzinfo such as zoneinfo's"),
         ({"misfire": "some"}, "expected 'skip', 'once' or 'all', got 'some'"),
         ({"name": "a/b"}, "schedule name: expected"),
         ({"name": ""}, "schedule name: expected"),

@@ -15,7 +15,7 @@ from ...amqp.channel import Channel
 from ...amqp.errors import AccessRefused, NotFound, PreconditionFailed, ReplyError, ResourceLocked
 from ...amqp.methods import ExchangeBind, ExchangeDeclare, Method, QueueBind, QueueDeclare
 from ...errors import TopologyMismatch
-from ...model.topology import CANCEL_EXCHANGE, Topology
+from ...model.topology import CANCEL_EXCHANGE, DEAD_EXCHANGE, Topology
 from ..base import TopologyDiffers
 from ..differences import mismatch
 from .inequivalent import Declaration, Found, differences_of, read_refusal
@@ -187,7 +187,7 @@ async def _bind(open_channel: OpenChannel, plan: Plan) -> bool:
 async def _verify(open_channel: OpenChannel, topology: Topology, plan: Plan) -> None:
     exchanges = [spec for spec in plan.exchanges if not is_ours(spec.name)]
     if not topology.queues:
-        exchanges = exchanges[:1]  # no queue, no dead letters
+        exchanges = [spec for spec in exchanges if spec.name != DEAD_EXCHANGE]  # no queue, no dead letters
     specs: list[Spec] = [*exchanges, *(spec for spec in plan.queues if not is_ours(spec.name))]
     wrong: list[str] = []
     present: list[Spec] = []
