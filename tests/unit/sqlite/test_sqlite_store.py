@@ -16,7 +16,7 @@ from sqlite_rig import QUEUE, Driver, Rig, message, publish, soon, take
 from dispatcher.brokers.sqlite import engine as engine_module
 from dispatcher.brokers.sqlite import faults, file
 from dispatcher.brokers.sqlite.entries import Batch, Results
-from dispatcher.brokers.sqlite.store import _runs
+from dispatcher.brokers.sqlite.store import _runs, wall_clock_ms
 from dispatcher.errors import PublishRefused
 from dispatcher.model.topology import DELAY_EXCHANGE, Queue
 
@@ -214,8 +214,9 @@ async def test_ids_are_never_used_twice(rig: Rig) -> None:
 async def test_browsing_pages_through_ranks_and_delays_in_order_of_arrival(rig: Rig) -> None:
     """More than a page, of all priorities and some delayed, must come oldest first and each once."""
     session = await rig.connect(QUEUE)
+    in_an_hour_ms = wall_clock_ms() + 3_600_000
     for number in range(250):
-        delay = {"ready_at_ms": 2**50} if number % 7 == 0 else {}
+        delay = {"ready_at_ms": in_an_hour_ms} if number % 7 == 0 else {}
         await publish(session, b"%d" % number, priority=number % 10, **delay)
     assert [int(found.message.body) async for found in session.inspector.browse("q")] == list(range(250))
 
