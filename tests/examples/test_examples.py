@@ -74,10 +74,6 @@ STORIES = {
         crash: done on attempt 2
         hang: done on attempt 2
     """,
-    "quarantine": """\
-        bomb: delivery_limit, 2 workers died with it, then the process that ran it
-        the neighbour ran: True
-    """,
     "retries": """\
         greet: nobody called Bob here
         push: attempt 1 said ServerBusy: mirror-1

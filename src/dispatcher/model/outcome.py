@@ -12,7 +12,6 @@
     Unknown ................................. OfferAgain, after some minutes DeadLetter "unknown_task"
     Expired, Cancelled ...................... DeadLetter "expired", "cancelled"
     Redelivered ............................. CountRedelivery, beyond the limit DeadLetter "delivery_limit"
-    KilledAlone ............................. DeadLetter "delivery_limit"
     CutShort ................................ HandBack
 """
 
@@ -40,7 +39,6 @@ __all__ = [
     "Discarded",
     "Expired",
     "HandBack",
-    "KilledAlone",
     "OfferAgain",
     "Outcome",
     "Raised",
@@ -206,13 +204,6 @@ class Redelivered(msgspec.Struct, frozen=True):
     delivery_limit: int
 
 
-class KilledAlone(msgspec.Struct, frozen=True):
-    """Its workers died with it `deaths` times, and then the process in which it ran alone."""
-
-    deaths: int
-    failure: Failure
-
-
 class CutShort(msgspec.Struct, frozen=True):
     """The worker ended the run: a second signal, or its grace was over."""
 
@@ -229,7 +220,6 @@ Result: TypeAlias = (
     | Expired
     | Cancelled
     | Redelivered
-    | KilledAlone
     | CutShort
 )
 
@@ -316,8 +306,6 @@ def decide(result: Result, policy: RetryRule | None, attempt: int) -> Outcome:
             if count > limit:
                 return DeadLetter("delivery_limit", f"{count} holders died with it; the limit is {limit}")
             return CountRedelivery(count)
-        case KilledAlone(deaths=deaths, failure=failure):
-            return DeadLetter("delivery_limit", f"{deaths} workers died with it, then {failure.message}", failure)
         case CutShort():
             return HAND_BACK
 

@@ -34,7 +34,6 @@ __all__ = [
     "TaskOffered",
     "TaskOverran",
     "TaskPublished",
-    "TaskQuarantined",
     "TaskRetried",
     "TaskReturnedError",
     "TaskSettledElsewhere",
@@ -164,15 +163,6 @@ class TaskHandedBack(TaskEvent, frozen=True):
 
     name = "task.handed_back"
     level = logging.WARNING
-
-
-class TaskQuarantined(TaskEvent, frozen=True):
-    """`deaths` workers died with it: it runs `alone`, in a process of its own. False where no process finds its function."""
-
-    name = "task.quarantined"
-    level = logging.WARNING
-    deaths: int
-    alone: bool
 
 
 class TaskOverran(TaskEvent, frozen=True):
@@ -345,7 +335,6 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     TaskDiscarded,
     DeadLettered,
     TaskHandedBack,
-    TaskQuarantined,
     TaskOverran,
     TaskCancelling,
     TaskSettledElsewhere,

@@ -45,10 +45,7 @@ COUNTED_KEPT = 10_000
 
 
 class Ready(msgspec.Struct, eq=False):
-    """A delivery whose task is known and whose arguments fit.
-
-    `redelivered` False: surely nobody had it before. `deaths`: how many holders were lost with it.
-    """
+    """A delivery whose task is known and whose arguments fit. `redelivered` False: surely nobody had it before."""
 
     uuid: str
     name: str
@@ -57,7 +54,6 @@ class Ready(msgspec.Struct, eq=False):
     args: list[Any]
     headers: Mapping[str, Any]
     redelivered: bool
-    deaths: int
 
 
 class Refused(msgspec.Struct, eq=False):
@@ -74,8 +70,6 @@ class Run:
 
     __slots__ = (
         "_executor",
-        "alone",
-        "began",
         "call",
         "cancelled",
         "ended",
@@ -83,7 +77,6 @@ class Run:
         "item",
         "overrunning",
         "prepared",
-        "released",
         "running",
         "started_at",
         "timer",
@@ -95,9 +88,6 @@ class Run:
         self.running = False
         self.overrunning = False
         self.has_slot = True
-        self.released = False
-        self.alone = False
-        self.began = False
         self.timer: asyncio.TimerHandle | None = None
         self.started_at = 0.0
         self.call: Call | None = None
@@ -161,7 +151,6 @@ class Execution:
         self._counted: dict[str, None] = {}
         self._loop_executor = CoroutineExecutor()
         self._executors: dict[Place, Executor] = {"loop": self._loop_executor}
-        self._alone_executor: ProcessExecutor | None = None
 
     # --- before the run --------------------------------------------------------------------------------------------
 
@@ -191,8 +180,7 @@ class Execution:
             return Refused(body.uuid, body.name, attempt, BadArguments(str(error)))
         # A copy that counts is not redelivered itself, but what it is a copy of may have run.
         redelivered = delivery.redelivered or redeliveries > 0
-        deaths = (delivery.delivery_count or redeliveries) if redelivered else 0
-        return Ready(body.uuid, body.name, attempt, task, args, headers, redelivered, deaths)
+        return Ready(body.uuid, body.name, attempt, task, args, headers, redelivered)
 
     def _must_count(self, uuid: str) -> bool:
         """Whether a redelivery that the broker does not count is to be counted here: once, since we live.
@@ -209,13 +197,10 @@ class Execution:
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
-    def start(
-        self, run: Run, ready: Ready, on_began: OnBegan, on_end: OnEnd, *, alone_target: str | None = None
-    ) -> None:
+    def start(self, run: Run, ready: Ready, on_began: OnBegan, on_end: OnEnd) -> None:
         """Run the function. `on_began` is called on this loop when it starts, `on_end` with what happened: both at once
-        where a coroutine does. `alone_target`: in a process of its own, which finds the function under that name."""
+        where a coroutine does."""
         task = ready.task
-        place: Place = "process" if alone_target is not None else task.place
         delivery = run.item.delivery
         timeout_seconds = task.timeout_seconds
         current = CurrentTask(
@@ -229,14 +214,14 @@ class Execution:
         )
         args = [ready.uuid, *ready.args] if task.config.task_uuid_as_first_arg else ready.args
         call = Call(task.function, args, current)
-        if (target := alone_target or task.target) is not None:
+        if task.target is not None:
             call.body = delivery.body
-            call.target = target
+            call.target = task.target
             call.uuid_first = task.config.task_uuid_as_first_arg
-        executor = self._executor(place) if alone_target is None else self._alone()
+        executor = self._executor(task.place)
         run.running = True
         run.started_at = time.monotonic()
-        if place == "loop":
+        if task.place == "loop":
             on_began(run)
         else:
             call.on_began = partial(on_began, run)
@@ -244,10 +229,10 @@ class Execution:
             ended = executor.submit(call)
             run.started(executor, call, ended)
         else:
-            outer = self._wrapped(place, executor, call)
+            outer = self._wrapped(task.place, executor, call)
             ended = self._loop_executor.submit(outer)
             # A coroutine is stopped together with what is around it; a process is stopped itself, and the middleware sees it.
-            run.started(executor, outer if place == "loop" else call, ended)
+            run.started(executor, outer if task.place == "loop" else call, ended)
         if ended.done():
             self._end(run, call, ended, on_end)
         else:
@@ -268,12 +253,6 @@ class Execution:
                 executor = ProcessExecutor(self._limit, on_replaced=self._process_replaced)
             self._executors[place] = executor
         return executor
-
-    def _alone(self) -> Executor:
-        """One process, for one after the other of those that may kill theirs."""
-        if self._alone_executor is None:
-            self._alone_executor = ProcessExecutor(1, on_replaced=self._process_replaced)
-        return self._alone_executor
 
     def _process_replaced(self, pid: int, exit_code: int | None) -> None:
         self._hub.emit(ProcessReplaced(pid, exit_code))
@@ -316,7 +295,7 @@ class Execution:
     async def close(self) -> int:
         """Stop what still runs and end threads and processes; how many functions could not be stopped."""
         left = 0
-        for executor in (*self._executors.values(), *([self._alone_executor] if self._alone_executor else ())):
+        for executor in self._executors.values():
             left += await executor.close()
         return left
 

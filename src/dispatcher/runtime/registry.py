@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from ..errors import ConfigError
 from ..model.retry import RetryRule
 from ..model.signature import Signature
 from ..model.task import check_task_name
-from .executors import check_process_target, target_from_here
+from .executors import check_process_target
 
 __all__ = ["ExecutorKind", "OnTimeout", "Place", "RegisteredTask", "Registry", "TaskConfig"]
 
@@ -101,17 +100,7 @@ def _check_timeout(seconds: object) -> None:
 class RegisteredTask:
     """One task as the worker runs it. `target` is `module:qualname` where it runs in a process, else None."""
 
-    __slots__ = (
-        "_alone_target",
-        "config",
-        "function",
-        "name",
-        "place",
-        "retry",
-        "signature",
-        "target",
-        "timeout_seconds",
-    )
+    __slots__ = ("config", "function", "name", "place", "retry", "signature", "target", "timeout_seconds")
 
     def __init__(self, name: str, config: TaskConfig) -> None:
         self.name = name
@@ -122,14 +111,6 @@ class RegisteredTask:
         self.timeout_seconds = config.timeout_seconds
         self.signature = Signature.of(config.function, skip_first=config.task_uuid_as_first_arg, name=name)
         self.target = check_process_target(config.function) if self.place == "process" else None
-        self._alone_target: str | None = None
-
-    @property
-    def alone_target(self) -> str | None:
-        """`module:qualname` under which any process finds its function; None if none would, or there are no such processes."""
-        if self._alone_target is None:
-            self._alone_target = "" if sys.platform == "win32" else self.target or target_from_here(self.function) or ""
-        return self._alone_target or None
 
     def __repr__(self) -> str:
         return f"<RegisteredTask {self.name} on {self.place}>"

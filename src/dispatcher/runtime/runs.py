@@ -11,13 +11,11 @@ import time
 from typing import Any
 
 from ..brokers.base import Delivery, Session
-from ..errors import TaskProcessDied
 from ..model.outcome import (
     HAND_BACK,
     Cancelled,
     CutShort,
     DeadLetter,
-    KilledAlone,
     Outcome,
     Raised,
     Result,
@@ -27,15 +25,7 @@ from ..model.outcome import (
     SnoozeLater,
     decide,
 )
-from ..observe.events import (
-    TaskCancelling,
-    TaskFailed,
-    TaskOverran,
-    TaskQuarantined,
-    TaskStarted,
-    TaskSucceeded,
-    WorkerFull,
-)
+from ..observe.events import TaskCancelling, TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
 from .execution import Execution, Ready, Refused, Run, attempt_of, redeliveries_of, timed_out
 from .executors import text_of
@@ -47,9 +37,6 @@ __all__ = ["Runs"]
 
 CANCEL_PATIENCE_SECONDS = 5.0
 """A cancelled coroutine that has not ended by then counts as overrunning."""
-
-SUSPECT_DEATHS = 2
-"""A task with which so many workers died runs alone the next time."""
 
 CUT_SHORT_PATIENCE_SECONDS = 2.0
 """How long a run that is cut short may take to end before its delivery is handed back all the same."""
@@ -129,43 +116,14 @@ class Runs:
         prepared = run.prepared
         if isinstance(prepared, Refused):
             self._settle(run, decide(prepared.result, None, prepared.attempt))
-        elif prepared.deaths >= SUSPECT_DEATHS and prepared.task.place != "process":
-            self._run_alone(run, prepared)
         else:
             self._run(run, prepared)
 
-    def _run(self, run: Run, ready: Ready, *, alone_target: str | None = None) -> None:
+    def _run(self, run: Run, ready: Ready) -> None:
         if self._hub.busy:
             item = run.item
             self._hub.emit(TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, ready.redelivered))
-        self._execution.start(run, ready, self._began, self._ended, alone_target=alone_target)
-
-    def _run_alone(self, run: Run, ready: Ready) -> None:
-        """Workers died with it, perhaps by it: it runs in a process of its own, and none of its neighbours dies with that.
-
-        It needs no slot for that: those who wait for the one process must not keep others from running.
-        """
-        target = ready.task.alone_target
-        if target is None:
-            self._run_after_all(run, ready)
-            return
-        item = run.item
-        self._hub.emit(
-            TaskQuarantined(item.uuid, item.task, item.delivery.queue, item.attempt, ready.deaths, alone=True)
-        )
-        run.alone = True
-        run.has_slot = False
-        self._slots.give()
-        self._run(run, ready, alone_target=target)
-
-    def _run_after_all(self, run: Run, ready: Ready) -> None:
-        """There is no running it alone: it runs here, and its queue's delivery limit is what bounds the harm."""
-        run.alone = False
-        item = run.item
-        self._hub.emit(
-            TaskQuarantined(item.uuid, item.task, item.delivery.queue, item.attempt, ready.deaths, alone=False)
-        )
-        self._run(run, ready)
+        self._execution.start(run, ready, self._began, self._ended)
 
     def _began(self, run: Run) -> None:
         """The function starts: its clock does too. A process that had to be made first is not the function's time."""
@@ -173,7 +131,6 @@ class Runs:
         assert isinstance(ready, Ready)
         if not run.running:
             return  # handed back while it waited for its thread
-        run.began = True
         run.started_at = time.monotonic()
         if ready.task.timeout_seconds is not None and run.cancelled is None:
             seconds = ready.task.timeout_seconds
@@ -204,11 +161,6 @@ class Runs:
             return  # its delivery was handed back while it could not be stopped
         ready = run.prepared
         assert isinstance(ready, Ready)
-        if run.alone and isinstance(result, Raised) and result.failure.is_a([TaskProcessDied]):
-            if not run.began:  # its process could not even begin: that proves nothing against the task
-                self._run_after_all(run, ready)
-                return
-            result = KilledAlone(ready.deaths, result.failure)
         self._report(run, result)
         if run.cancelled is not None and isinstance(result, Raised | Snoozed):
             result = run.cancelled  # it shall not run again, whatever its policy
@@ -220,7 +172,7 @@ class Runs:
             if self._hub.busy:
                 seconds = time.monotonic() - run.started_at
                 self._hub.emit(TaskSucceeded(item.uuid, item.task, item.delivery.queue, item.attempt, seconds))
-        elif isinstance(result, Raised | KilledAlone):
+        elif isinstance(result, Raised):
             failure = result.failure
             self._hub.emit(
                 TaskFailed(
@@ -284,8 +236,7 @@ class Runs:
                 self.overrunning,
             )
         )
-        if run.has_slot and self._released < self._max_overrunning:
-            run.released = True
+        if self._released < self._max_overrunning:
             self._released += 1
             run.has_slot = False
             if self._released == self._max_overrunning:
@@ -331,7 +282,7 @@ class Runs:
             self.overrunning -= 1
         if run.has_slot:
             self._slots.give()
-        elif run.released:
+        else:
             self._released -= 1
             self.room.set()
         self._note_end()

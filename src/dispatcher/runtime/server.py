@@ -33,7 +33,6 @@ from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
 from .cancels import CancelBook, record_cancel
 from .execution import Execution
-from .executors import refuse_inside_main_import
 from .link import Link
 from .publisher import Publisher
 from .registry import Registry, TaskConfig
@@ -196,7 +195,6 @@ class Server:
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
         open already (a `memory://` one holds its messages). `schedules`: the names of what fires here periodically.
         """
-        refuse_inside_main_import()
         server = cls(config, broker or open_broker(config.url, config.tls), schedules)
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):

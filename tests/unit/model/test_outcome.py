@@ -23,7 +23,6 @@ from dispatcher.model.outcome import (
     Discard,
     Discarded,
     Expired,
-    KilledAlone,
     OfferAgain,
     Outcome,
     Raised,
@@ -117,12 +116,6 @@ ROWS: dict[str, tuple[Result, RetryRule | None, int, Outcome]] = {
     ),
     "expired": (Expired("a minute ago"), THREE, 1, DeadLetter("expired", "a minute ago")),
     "cancelled by its sender": (Cancelled("by its sender"), THREE, 1, DeadLetter("cancelled", "by its sender")),
-    "killed its own process": (
-        KilledAlone(2, DIED),
-        THREE,
-        1,
-        DeadLetter("delivery_limit", f"2 workers died with it, then {DIED.message}", DIED),
-    ),
     "a holder died uncounted": (Redelivered(20, 20), THREE, 1, CountRedelivery(20)),
     "holders died too often": (
         Redelivered(21, 20),

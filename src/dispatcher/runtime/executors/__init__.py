@@ -13,8 +13,8 @@ from __future__ import annotations
 from .call import Call, Executor, check_returned
 from .coroutines import CoroutineExecutor
 from .failures import FailedElsewhere, error_of, result_of, text_of
-from .processes import ProcessExecutor, refuse_inside_main_import
-from .targets import check_process_target, load_target, target_from_here
+from .processes import ProcessExecutor
+from .targets import check_process_target, load_target
 from .threads import ThreadExecutor
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "check_returned",
     "error_of",
     "load_target",
-    "refuse_inside_main_import",
     "result_of",
-    "target_from_here",
     "text_of",
 ]

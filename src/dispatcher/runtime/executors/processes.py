@@ -20,7 +20,7 @@ from .failures import result_of
 from .pipe import BEGAN, CANCEL_FRAME, decode_reply, encode_request
 from .process import ChildProcess, say_exit
 
-__all__ = ["ProcessExecutor", "refuse_inside_main_import"]
+__all__ = ["ProcessExecutor"]
 
 EXIT_SECONDS = 2.0
 """How long an idle child may take to end by itself at `close` before it is killed."""
@@ -71,7 +71,7 @@ class ProcessExecutor:
             raise ConfigError(f"max_processes: expected an integer of 1 or more, got {max_processes!r}")
         if sys.platform == "win32":
             raise ConfigError("executor='process': expected Linux or macOS, got Windows; leave executor out")
-        refuse_inside_main_import()
+        _refuse_inside_main_import()
         self.max_processes = max_processes
         self._on_replaced = on_replaced
         self._loop = asyncio.get_running_loop()
@@ -257,13 +257,11 @@ def _slow(pid: int, target: str, was_ready: bool) -> TaskProcessDied:
     )
 
 
-def refuse_inside_main_import() -> None:
-    """`ConfigError` in a child process that is importing the main script, which would do there what it does here."""
+def _refuse_inside_main_import() -> None:
     # The mark by which multiprocessing itself refuses to start a process at that moment. Without this check such a
     # script would start a second worker inside the child, which takes tasks that nobody can run.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ConfigError(
-            'expected the main script to start its work under `if __name__ == "__main__":`,'
-            " but a child process that imports it did so too: for executor='process', or to run a task alone that had"
-            " killed its workers"
+            "executor='process': expected the main script to start its worker under `if __name__ == \"__main__\":`,"
+            " but a child process that imports it started one"
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError
 
-__all__ = ["check_process_target", "load_target", "target_from_here"]
+__all__ = ["check_process_target", "load_target"]
 
 
 def check_process_target(function: Callable[..., Any]) -> str:
@@ -48,18 +48,6 @@ def check_process_target(function: Callable[..., Any]) -> str:
             " a child process cannot import it: put it into a module"
         )
     return f"{module}:{qualname}"
-
-
-def target_from_here(function: Callable[..., Any]) -> str | None:
-    """`module:qualname` of a function that a child process finds under that name; None for one that it would not.
-
-    For a function that was registered to run in this process: that its name leads to it can be seen here by now.
-    """
-    try:
-        target = check_process_target(function)
-        return target if load_target(target) is function else None
-    except ConfigError:
-        return None
 
 
 def load_target(target: str) -> Callable[..., Any]:
