@@ -6,9 +6,11 @@ The app gathers tasks and owns at most one server at a time; what they do is sai
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from itertools import chain, count
 from types import MappingProxyType, TracebackType
@@ -21,6 +23,7 @@ from ..errors import BrokerUnavailable, ConfigError, ConnectionLost, WorkerExhau
 from ..model.retry import RetryRule
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
+from ..observe.context import CURRENT_TASK
 from .app_task import AppTask, Publishing
 from .burst import wait_until_empty
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
@@ -224,11 +227,18 @@ class Dispatcher:
 
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
-        return await self.server.publish(task)
+        async with self._own_connection():
+            return await self.server.publish(task)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""
-        return await self.server.publish_many(tasks)
+        async with self._own_connection():
+            return await self.server.publish_many(tasks)
+
+    def _own_connection(self) -> AbstractAsyncContextManager[object]:
+        """One for this publish alone, for a task in a child process of its worker: the worker's is not there."""
+        in_child = CURRENT_TASK.get() is not None and multiprocessing.parent_process() is not None
+        return self if in_child else nullcontext()
 
     def close_sync(self) -> None:
         """Close the connection that `send_sync` opened, if any. It is closed at exit too."""

@@ -15,6 +15,7 @@ from ..model.outcome import (
     HAND_BACK,
     CutShort,
     DeadLetter,
+    DiedAlone,
     Outcome,
     Raised,
     Result,
@@ -25,8 +26,9 @@ from ..model.outcome import (
 )
 from ..observe.events import TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
-from .execution import Execution, Ready, Refused, Run, attempt_of, redeliveries_of, timed_out
+from .execution import Execution, Ready, Refused, Run, attempt_of, timed_out
 from .executors import text_of
+from .quarantine import redeliveries_of
 from .registry import Registry
 from .settle import Settler, Unsettled
 from .slots import Slots
@@ -99,10 +101,10 @@ class Runs:
 
     # --- from a slot to the function's end -------------------------------------------------------------------------
 
-    def begin(self, session: Session, delivery: Delivery) -> None:
-        """Start the run of a delivery; a slot is taken for it."""
+    def begin(self, session: Session, delivery: Delivery, alone: asyncio.Event | None = None) -> None:
+        """Start the run of a delivery; a slot is taken for it. `alone`: of a suspect; set when the next one may begin."""
         prepared = self._execution.prepare(delivery, self._registry)
-        run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared)
+        run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared, alone)
         self._runs.add(run)
         self.begun += 1
         self._idle.clear()
@@ -168,7 +170,7 @@ class Runs:
             if self._hub.busy:
                 seconds = time.monotonic() - run.started_at
                 self._hub.emit(TaskSucceeded(item.uuid, item.task, item.delivery.queue, item.attempt, seconds))
-        elif isinstance(result, Raised):
+        elif isinstance(result, Raised | DiedAlone):
             failure = result.failure
             self._hub.emit(
                 TaskFailed(
@@ -194,6 +196,8 @@ class Runs:
         """Its time is over and it runs on: its slot goes to the next task, as long as there is room for one more such."""
         run.timer = None
         run.let_go_on()
+        if run.alone is not None:
+            run.alone.set()
         run.overrunning = True
         self.overrunning += 1
         item = run.item
@@ -247,6 +251,8 @@ class Runs:
 
     def _forget(self, run: Run) -> None:
         self._runs.discard(run)
+        if run.alone is not None:
+            run.alone.set()
         if self._orphans:
             self._orphans.pop(_identity(run.item.delivery), None)
         if run.overrunning:

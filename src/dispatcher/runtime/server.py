@@ -166,6 +166,7 @@ class Server:
         )
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
+        self.one_suspect = asyncio.Lock()  # over all workers: what dies beside one that dies would be no proof
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
         self._undeclared_because = ""
