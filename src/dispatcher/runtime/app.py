@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from itertools import chain, count
 from types import MappingProxyType, TracebackType
@@ -227,18 +226,17 @@ class Dispatcher:
 
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
-        async with self._own_connection():
-            return await self.server.publish(task)
+        if _is_in_child():
+            async with self:
+                return await self.server.publish(task)
+        return await self.server.publish(task)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""
-        async with self._own_connection():
-            return await self.server.publish_many(tasks)
-
-    def _own_connection(self) -> AbstractAsyncContextManager[object]:
-        """One for this publish alone, for a task in a child process of its worker: the worker's is not there."""
-        in_child = CURRENT_TASK.get() is not None and multiprocessing.parent_process() is not None
-        return self if in_child else nullcontext()
+        if _is_in_child():
+            async with self:
+                return await self.server.publish_many(tasks)
+        return await self.server.publish_many(tasks)
 
     def close_sync(self) -> None:
         """Close the connection that `send_sync` opened, if any. It is closed at exit too."""
@@ -286,6 +284,11 @@ class Dispatcher:
         if not queues:
             raise ConfigError(f"queues: expected at least one of {known}, got none")
         return list(dict.fromkeys(queues))
+
+
+def _is_in_child() -> bool:
+    """Whether a task runs here in a child process of its worker: the worker's connection is not there, it needs its own."""
+    return CURRENT_TASK.get() is not None and multiprocessing.parent_process() is not None
 
 
 async def _end(connecting: asyncio.Task[Server]) -> None:
