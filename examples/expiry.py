@@ -30,14 +30,8 @@ async def main() -> None:
         await offer.options(delay_seconds=0.2, expires_seconds=0.1).send("what is stale before its delay is over")
         await dial.options(expires_seconds=0.5).send("555-1234")  # its retry would be a second later
 
-        worker = asyncio.create_task(app.run_worker())
-        inspector = app.server.inspector
-        async with asyncio.timeout(30):
-            while (await inspector.depth("default")).dead != 3:
-                await asyncio.sleep(0.01)
-        worker.cancel()
-        await asyncio.wait([worker])
-        async for dead in inspector.browse("default.dead"):
+        await app.run_worker(burst=True)
+        async for dead in app.server.inspector.browse("default.dead"):
             headers = dead.message.headers or {}
             print(headers["x-dispatcher-reason"], "on attempt", headers["x-dispatcher-attempt"])
 

@@ -45,7 +45,7 @@ async def main() -> None:
                 line = await worker.stdout.readline()
                 assert line, "the worker ended"
                 done.add(line)
-            while not (await inspector.depth("default")).dead:
+            while not (await inspector.depth("default")).dead:  # noqa: ASYNC110 - it is another process that does it
                 await asyncio.sleep(0.05)
         worker.terminate()  # it drains
         await worker.wait()
