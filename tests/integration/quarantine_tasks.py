@@ -7,27 +7,17 @@ import multiprocessing
 import os
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from dispatcher import Dispatcher, current_task
 
-__all__ = [
-    "crash",
-    "exit_with",
-    "note",
-    "note_alone",
-    "note_plain",
-    "note_uuid",
-    "raise_once",
-    "sender",
-    "sleeper",
-    "stuck",
-]
-
 NEVER_SECONDS = 3600
 
 app = Dispatcher()
+
+SET_BY_MIDDLEWARE = ContextVar("set_by_middleware", default="unset")
 
 
 def write(path: str, *words: Any) -> None:
@@ -104,4 +94,7 @@ async def sender(path: str) -> None:
 if multiprocessing.parent_process() is None:
 
     async def only_in_the_worker(path: str) -> None:
-        write(path, "in the worker")
+        write(path, "in the worker", SET_BY_MIDDLEWARE.get())
+
+    def only_in_the_worker_plain(path: str) -> None:
+        write(path, "in the worker", SET_BY_MIDDLEWARE.get())

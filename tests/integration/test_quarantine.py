@@ -247,16 +247,30 @@ async def test_a_closure_runs_in_place_and_that_is_told_once(ward: Ward, recorde
 
 
 @in_memory
-async def test_what_its_process_cannot_begin_runs_in_place(ward: Ward, recorder: Recorder, path: str) -> None:
-    """The module is another one there: that is not the task's fault, and no attempt of its."""
-    await ward.work(task=TaskConfig(tasks.only_in_the_worker))
+@pytest.mark.parametrize("function", ["only_in_the_worker", "only_in_the_worker_plain"])
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_what_its_process_cannot_begin_runs_in_place(
+    bench: Bench, ward: Ward, recorder: Recorder, path: str, function: str, wrapped: bool
+) -> None:
+    """The module is another one there: that is not the task's fault, and no attempt of its. Middleware is around it once."""
+    around: list[str] = []
+
+    async def middleware(task: CurrentTask, call_next: CallNext) -> None:
+        tasks.SET_BY_MIDDLEWARE.set("set")
+        await call_next()
+        around.append(task.name)
+
+    if wrapped:
+        bench.server.config = msgspec.structs.replace(bench.server.config, middleware=[middleware])
+    await ward.work(task=TaskConfig(getattr(tasks, function)))
     await ward.send("task", string(path))
     await ward.lose(2)
     ward.go_on()
     await recorder.wait_for("task.succeeded", 2)
-    assert seen(path) == [[str(os.getpid()), "in", "the", "worker"]]
+    assert seen(path) == [[str(os.getpid()), "in", "the", "worker", "set" if wrapped else "unset"]]
     (told,) = recorder.named("task.not_quarantined")
     assert "only_in_the_worker" in told.reason
+    assert around.count("task") == wrapped
     assert recorder.named("task.failed") == []
 
 
