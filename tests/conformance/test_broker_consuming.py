@@ -241,3 +241,25 @@ async def test_a_burst_is_delivered_exactly_once_to_three_sessions(rig: Rig) -> 
         await soon(session.close())
     assert sorted(got) == sorted(b"%d" % n for n in range(total))
     assert await waiting(rig, "q") == []
+
+
+async def test_single_messages_go_to_consumers_in_turn(rig: Rig) -> None:
+    """Two consumers of one session that wait both get some: what the one cannot run must not come to it for ever."""
+    session = await rig.connect(Q)
+    consumers = [await session.consume("q", prefetch=5) for _ in range(2)]
+    got: dict[int, int] = {0: 0, 1: 0}
+    waiters = {asyncio.ensure_future(anext(consumer)): number for number, consumer in enumerate(consumers)}
+    for _ in range(10):
+        await publish(session, b"single")
+        done, _ = await soon(asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED))
+        [taker] = done
+        number = waiters.pop(taker)
+        taker.result().ack()
+        got[number] += 1
+        waiters[asyncio.ensure_future(anext(consumers[number]))] = number
+    for consumer in consumers:
+        await soon(consumer.stop())
+    await asyncio.wait(waiters)
+    for waiter in waiters:
+        assert isinstance(waiter.exception(), StopAsyncIteration)
+    assert min(got.values()) > 0, got

@@ -44,6 +44,13 @@ STORIES = {
         later
         dead letters: 1, the one that expired
     """,
+    "expiry": """\
+        offered soup of the day
+        dialling 555-1234
+        expired on attempt 1
+        expired on attempt 1
+        expired on attempt 2
+    """,
     "explicit": """\
         resize cat.png to 320 (its uuid has 36 characters)
         pictures_small
@@ -69,10 +76,22 @@ STORIES = {
         one second between any two: True
         led by one, then by the other: True
     """,
+    "priority": """\
+        priority: expected an integer from 0 to 9 or None, got 10
+        password reset
+        invoice
+        receipt, as urgent as the invoice and after it
+        newsletter
+    """,
     "processes": """\
         bystander: done on attempt 1
         crash: done on attempt 2
         hang: done on attempt 2
+    """,
+    "quarantine": """\
+        neighbours done: 10
+        parked: delivery_limit
+        it killed its worker 2 times, then died alone: killed by SIGKILL, perhaps for want of memory
     """,
     "retries": """\
         greet: nobody called Bob here

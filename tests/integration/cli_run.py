@@ -176,6 +176,13 @@ class Cli:
         assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def python(self, *words: str) -> None:
+        """Run a file of the folder to the end, and expect success."""
+        subprocess.run(
+            [sys.executable, *words], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, check=True,
+            timeout=DEADLINE_SECONDS,
+        )  # fmt: skip
+
     def start(self, *words: str, redirect: str = "") -> Running:
         """Start and go on. The command leads a process group of its own, as it would in a terminal.
 

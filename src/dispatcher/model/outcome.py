@@ -12,6 +12,7 @@
     Unknown ................................. OfferAgain, after some minutes DeadLetter "unknown_task"
     Expired, Cancelled ...................... DeadLetter "expired", "cancelled"
     Redelivered ............................. CountRedelivery, beyond the limit DeadLetter "delivery_limit"
+    DiedAlone ............................... DeadLetter "delivery_limit", whatever its policy
     CutShort ................................ HandBack
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "CountRedelivery",
     "CutShort",
     "DeadLetter",
+    "DiedAlone",
     "Discard",
     "Discarded",
     "Expired",
@@ -204,6 +206,12 @@ class Redelivered(msgspec.Struct, frozen=True):
     delivery_limit: int
 
 
+class DiedAlone(msgspec.Struct, frozen=True):
+    """Holders were lost with it, and then the process that ran nothing else died by it: it is what they died of."""
+
+    failure: Failure
+
+
 class CutShort(msgspec.Struct, frozen=True):
     """The worker ended the run: a second signal, or its grace was over."""
 
@@ -220,6 +228,7 @@ Result: TypeAlias = (
     | Expired
     | Cancelled
     | Redelivered
+    | DiedAlone
     | CutShort
 )
 
@@ -306,6 +315,8 @@ def decide(result: Result, policy: RetryRule | None, attempt: int) -> Outcome:
             if count > limit:
                 return DeadLetter("delivery_limit", f"{count} holders died with it; the limit is {limit}")
             return CountRedelivery(count)
+        case DiedAlone(failure=failure):
+            return DeadLetter("delivery_limit", failure.message, failure)
         case CutShort():
             return HAND_BACK
 

@@ -31,9 +31,11 @@ __all__ = [
     "TaskEvent",
     "TaskFailed",
     "TaskHandedBack",
+    "TaskNotQuarantined",
     "TaskOffered",
     "TaskOverran",
     "TaskPublished",
+    "TaskQuarantined",
     "TaskRetried",
     "TaskReturnedError",
     "TaskSettledElsewhere",
@@ -131,6 +133,23 @@ class RedeliveryCounted(TaskEvent, frozen=True):
     name = "task.redelivery_counted"
     level = logging.WARNING
     redeliveries: int
+
+
+class TaskQuarantined(TaskEvent, frozen=True):
+    """`holders_lost` workers ended while they held it: it runs alone now, in a process of its own."""
+
+    name = "task.quarantined"
+    level = logging.WARNING
+    holders_lost: int
+
+
+class TaskNotQuarantined(Event, frozen=True):
+    """Workers ended while they held it, and no process of its own can run it: it runs in the worker. Told once per task."""
+
+    name = "task.not_quarantined"
+    level = logging.WARNING
+    task: str
+    reason: str
 
 
 class TaskReturnedError(Event, frozen=True):
@@ -352,6 +371,8 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     ScheduleFired,
     ScheduleMisfired,
     ScheduleFailed,
+    TaskQuarantined,
+    TaskNotQuarantined,
     ObserverFailed,
 )
 """Every event of tasks and workers; those of connections are `dispatcher.brokers.base.BrokerEvent`."""

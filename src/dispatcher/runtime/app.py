@@ -6,6 +6,7 @@ The app gathers tasks and owns at most one server at a time; what they do is sai
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from ..model.retry import RetryRule
 from ..model.schedule import Misfire
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
+from ..observe.context import CURRENT_TASK
 from .app_task import AppTask, Publishing
 from .periodic import Periodic, PeriodicDecorator, TaskOptions
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
@@ -283,10 +285,16 @@ class Dispatcher:
 
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
+        if _is_in_child():
+            async with self:
+                return await self.server.publish(task)
         return await self.server.publish(task)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""
+        if _is_in_child():
+            async with self:
+                return await self.server.publish_many(tasks)
         return await self.server.publish_many(tasks)
 
     async def cancel(self, uuid: str) -> None:
@@ -346,6 +354,11 @@ class Dispatcher:
         if not queues:
             raise ConfigError(f"queues: expected at least one of {known}, got none")
         return list(dict.fromkeys(queues))
+
+
+def _is_in_child() -> bool:
+    """Whether a task runs here in a child process of its worker: the worker's connection is not there, it needs its own."""
+    return CURRENT_TASK.get() is not None and multiprocessing.parent_process() is not None
 
 
 async def _end(connecting: asyncio.Task[Server]) -> None:

@@ -87,7 +87,11 @@ class _Copier:
                 delay_seconds = seconds * self._jitter
                 headers[names.ATTEMPT] = self._attempt + 1
                 self._note_failure(failure, headers)
+                headers.pop(
+                    names.REDELIVERIES, None
+                )  # it ran to an end, and its worker lives: as brokers that count do
             case SnoozeLater(delay_seconds=delay_seconds):
+                headers.pop(names.REDELIVERIES, None)
                 headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
             case OfferAgain(delay_seconds=delay_seconds):
                 headers.setdefault(names.UNKNOWN_SINCE, int(self._now * 1000))

@@ -31,14 +31,15 @@ from ..model.outcome import (
 )
 from ..model.retry import Failure
 from ..observe.context import CurrentTask
-from ..observe.events import ProcessReplaced, TaskReturnedError
+from ..observe.events import ProcessReplaced, TaskQuarantined, TaskReturnedError
 from ..observe.hooks import CallNext, EventHub, Middleware
 from .cancels import CancelBook
 from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, check_returned, error_of
+from .quarantine import Quarantine, died_alone, holders_lost, redeliveries_of
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
 
-__all__ = ["Execution", "Ready", "Refused", "Run", "attempt_of", "redeliveries_of", "timed_out"]
+__all__ = ["Execution", "Ready", "Refused", "Run", "attempt_of", "timed_out"]
 
 COUNTED_KEPT = 10_000
 """Of so many redeliveries that were counted here the uuids are remembered."""
@@ -66,10 +67,14 @@ class Refused(msgspec.Struct, eq=False):
 
 
 class Run:
-    """One delivery in a worker, from its slot to its fate. `item` is replaced when its delivery is redelivered."""
+    """One delivery in a worker, from its slot to its fate. `item` is replaced when its delivery is redelivered.
+
+    `alone`: it is a suspect; set once it ended, or overran its timeout, and the next suspect may begin.
+    """
 
     __slots__ = (
         "_executor",
+        "alone",
         "call",
         "cancelled",
         "ended",
@@ -82,9 +87,10 @@ class Run:
         "timer",
     )
 
-    def __init__(self, item: Unsettled, prepared: Ready | Refused) -> None:
+    def __init__(self, item: Unsettled, prepared: Ready | Refused, alone: asyncio.Event | None = None) -> None:
         self.item = item
         self.prepared = prepared
+        self.alone = alone
         self.running = False
         self.overrunning = False
         self.has_slot = True
@@ -112,7 +118,7 @@ class Run:
 
     def kill(self, result: Result) -> bool:
         """End a process, with `result`. False for anything else: a coroutine has been told once, a thread cannot be."""
-        return isinstance(self._executor, ProcessExecutor) and self.stop(result)
+        return self._executor is not None and self.call is not None and self._executor.kill(self.call, result)
 
     def let_go_on(self) -> None:
         """It did not stop when it was asked to: what it does in the end counts again."""
@@ -151,6 +157,7 @@ class Execution:
         self._counted: dict[str, None] = {}
         self._loop_executor = CoroutineExecutor()
         self._executors: dict[Place, Executor] = {"loop": self._loop_executor}
+        self._quarantine = Quarantine(hub, limit)
 
     # --- before the run --------------------------------------------------------------------------------------------
 
@@ -214,14 +221,22 @@ class Execution:
         )
         args = [ready.uuid, *ready.args] if task.config.task_uuid_as_first_arg else ready.args
         call = Call(task.function, args, current)
-        if task.target is not None:
+        place: Place = task.place
+        executor = self._executor(place)
+        target = task.target
+        suspected = 0
+        if run.alone is not None and (own := self._quarantine.place_for(task, executor)) is not None:
+            place = "process"
+            executor, target = own
+            suspected = holders_lost(delivery)
+            self._hub.emit(TaskQuarantined(ready.uuid, ready.name, delivery.queue, ready.attempt, suspected))
+        if target is not None:
             call.body = delivery.body
-            call.target = task.target
+            call.target = target
             call.uuid_first = task.config.task_uuid_as_first_arg
-        executor = self._executor(task.place)
         run.running = True
         run.started_at = time.monotonic()
-        if task.place == "loop":
+        if place == "loop":
             on_began(run)
         else:
             call.on_began = partial(on_began, run)
@@ -229,19 +244,22 @@ class Execution:
             ended = executor.submit(call)
             run.started(executor, call, ended)
         else:
-            outer = self._wrapped(task.place, executor, call)
+            outer = self._wrapped(place, executor, call)
             ended = self._loop_executor.submit(outer)
             # A coroutine is stopped together with what is around it; a process is stopped itself, and the middleware sees it.
-            run.started(executor, outer if task.place == "loop" else call, ended)
+            run.started(executor, outer if place == "loop" else call, ended)
         if ended.done():
-            self._end(run, call, ended, on_end)
+            self._end(run, call, suspected, ended, on_end)
         else:
-            ended.add_done_callback(lambda future: self._end(run, call, future, on_end))
+            ended.add_done_callback(lambda future: self._end(run, call, suspected, future, on_end))
 
-    def _end(self, run: Run, call: Call, ended: asyncio.Future[Result], on_end: OnEnd) -> None:
+    def _end(self, run: Run, call: Call, suspected: int, ended: asyncio.Future[Result], on_end: OnEnd) -> None:
         if call.returned_error is not None and call.current.name not in self._warned:
             self._warned.add(call.current.name)
             self._hub.emit(TaskReturnedError(call.current.name, call.returned_error))
+        if suspected and call.died is not None:  # whatever middleware made of it
+            on_end(run, died_alone(suspected, call.died))
+            return
         on_end(run, CutShort() if ended.cancelled() else ended.result())
 
     def _executor(self, place: Place) -> Executor:
@@ -294,7 +312,7 @@ class Execution:
 
     async def close(self) -> int:
         """Stop what still runs and end threads and processes; how many functions could not be stopped."""
-        left = 0
+        left = await self._quarantine.close()  # first: it may be about to run something in place
         for executor in self._executors.values():
             left += await executor.close()
         return left
@@ -311,12 +329,6 @@ def attempt_of(headers: Mapping[str, Any]) -> int:
     """Which attempt the headers of a message say; none, or a stranger's nonsense, is the first."""
     value = headers.get(names.ATTEMPT)
     return value if type(value) is int and value >= 1 else 1
-
-
-def redeliveries_of(headers: Mapping[str, Any]) -> int:
-    """How many holders died with a message, as far as workers have counted them."""
-    count = headers.get(names.REDELIVERIES)
-    return count if type(count) is int and count >= 0 else 0
 
 
 def _known_for_seconds(headers: Mapping[str, Any]) -> float:

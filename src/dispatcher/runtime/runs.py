@@ -16,6 +16,7 @@ from ..model.outcome import (
     Cancelled,
     CutShort,
     DeadLetter,
+    DiedAlone,
     Outcome,
     Raised,
     Result,
@@ -27,8 +28,9 @@ from ..model.outcome import (
 )
 from ..observe.events import TaskCancelling, TaskFailed, TaskOverran, TaskStarted, TaskSucceeded, WorkerFull
 from ..observe.hooks import EventHub
-from .execution import Execution, Ready, Refused, Run, attempt_of, redeliveries_of, timed_out
+from .execution import Execution, Ready, Refused, Run, attempt_of, timed_out
 from .executors import text_of
+from .quarantine import redeliveries_of
 from .registry import Registry
 from .settle import Settler, Unsettled
 from .slots import Slots
@@ -101,10 +103,10 @@ class Runs:
 
     # --- from a slot to the function's end -------------------------------------------------------------------------
 
-    def begin(self, session: Session, delivery: Delivery) -> None:
-        """Start the run of a delivery; a slot is taken for it."""
+    def begin(self, session: Session, delivery: Delivery, alone: asyncio.Event | None = None) -> None:
+        """Start the run of a delivery; a slot is taken for it. `alone`: of a suspect; set when the next one may begin."""
         prepared = self._execution.prepare(delivery, self._registry)
-        run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared)
+        run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared, alone)
         self._runs.add(run)
         self.begun += 1
         self._idle.clear()
@@ -172,7 +174,7 @@ class Runs:
             if self._hub.busy:
                 seconds = time.monotonic() - run.started_at
                 self._hub.emit(TaskSucceeded(item.uuid, item.task, item.delivery.queue, item.attempt, seconds))
-        elif isinstance(result, Raised):
+        elif isinstance(result, Raised | DiedAlone):
             failure = result.failure
             self._hub.emit(
                 TaskFailed(
@@ -223,6 +225,8 @@ class Runs:
         """Its time is over and it runs on: its slot goes to the next task, as long as there is room for one more such."""
         run.timer = None
         run.let_go_on()
+        if run.alone is not None:
+            run.alone.set()
         run.overrunning = True
         self.overrunning += 1
         item = run.item
@@ -276,6 +280,8 @@ class Runs:
 
     def _forget(self, run: Run) -> None:
         self._runs.discard(run)
+        if run.alone is not None:
+            run.alone.set()
         if self._orphans:
             self._orphans.pop(_identity(run.item.delivery), None)
         if run.overrunning:

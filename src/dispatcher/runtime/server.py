@@ -33,6 +33,7 @@ from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
 from .cancels import CancelBook, record_cancel
 from .execution import Execution
+from .executors import refuse_inside_main_import
 from .link import Link
 from .publisher import Publisher
 from .registry import Registry, TaskConfig
@@ -173,6 +174,7 @@ class Server:
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
         self._cancels = CancelBook(config.exchange, self.hub, self._stop_running)
+        self.one_suspect = asyncio.Lock()  # over all workers: what dies beside one that dies would be no proof
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
         self._undeclared_because = ""
@@ -195,6 +197,7 @@ class Server:
         at once: `ConfigError`, `AuthenticationError`, `TopologyMismatch`, `StorageError`. `broker` shares one that is
         open already (a `memory://` one holds its messages). `schedules`: the names of what fires here periodically.
         """
+        refuse_inside_main_import()
         server = cls(config, broker or open_broker(config.url, config.tls), schedules)
         try:
             async with asyncio.timeout(config.connect_timeout_seconds):

@@ -26,6 +26,7 @@ from ..model.topology import check_name
 from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerInterrupted, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
 from .execution import Execution
+from .quarantine import is_suspect
 from .registry import Registry, TaskConfig
 from .runs import Runs
 from .settle import Settler
@@ -84,7 +85,9 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 
 
 class WorkerHost(Protocol):
-    """What a worker needs of its server."""
+    """What a worker needs of its server. `one_suspect`: held while a suspect runs; its workers share it."""
+
+    one_suspect: asyncio.Lock
 
     async def live_session(self) -> Session: ...
     async def declare_for(self, worker: WorkerConfig) -> None: ...
@@ -134,9 +137,11 @@ class Worker:
         self._consumer: Consumer | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._taking: asyncio.Task[None] | None = None
-        self._beginning: asyncio.Task[None] | None = None
+        self._beginning: list[asyncio.Task[None]] = []
         self._waiting: deque[tuple[Session, Delivery]] = deque()
         self._wanted = asyncio.Event()
+        self._suspects: deque[tuple[Session, Delivery]] = deque()
+        self._suspected = asyncio.Event()
         self._interruptible = False
         self._interrupted_by = ""
         self._draining = False
@@ -168,7 +173,10 @@ class Worker:
         if self._taking is None or (self._taking.done() and self._started.done()):
             self._started = asyncio.get_running_loop().create_future()
             self._taking = self._task(self._take_deliveries(self._started), "taking")
-            self._beginning = self._beginning or self._task(self._begin_waiting(), "beginning")
+            self._beginning = self._beginning or [
+                self._task(self._begin_waiting(), "beginning"),
+                self._task(self._begin_suspects(), "quarantine"),
+            ]
         try:
             async with asyncio.timeout(self._start_seconds):
                 await asyncio.shield(self._started)
@@ -224,9 +232,10 @@ class Worker:
     async def _stop_taking(self) -> None:
         self._hub.emit(WorkerDraining(self.name, self.config.queue, self.runs.running, self.runs.overrunning))
         self._settler.drain()
-        if self._beginning is not None:
-            self._beginning.cancel()
-            await asyncio.wait([self._beginning])
+        if self._beginning:
+            for beginning in self._beginning:
+                beginning.cancel()
+            await asyncio.wait(self._beginning)
         if self._consumer is not None:
             stopping = self._task(self._consumer.stop(), "stopping")
             await asyncio.wait([stopping], timeout=STOP_SECONDS)
@@ -236,8 +245,9 @@ class Worker:
             _, late = await asyncio.wait([self._taking], timeout=STOP_SECONDS)
             for taking in late:
                 taking.cancel()  # the broker does not even let it begin; what it began ends with the session
-        while self._waiting:
-            self._settler.hand_back(self._waiting.popleft()[1])
+        for waiting in (self._waiting, self._suspects):
+            while waiting:
+                self._settler.hand_back(waiting.popleft()[1])
 
     # --- taking deliveries -----------------------------------------------------------------------------------------
 
@@ -325,6 +335,9 @@ class Worker:
         """Begin a delivery at once if it may, else let it wait for its slot."""
         if self.runs.adopt(session, delivery):
             pass  # it runs here since before its session was lost, and needs no slot of its own
+        elif is_suspect(delivery):
+            self._suspects.append((session, delivery))
+            self._suspected.set()
         elif not self._waiting and self.runs.room.is_set() and self._slots.try_take():
             self.runs.begin(session, delivery)
         else:
@@ -337,11 +350,33 @@ class Worker:
             await self._wanted.wait()
             await self.runs.room.wait()
             await self._slots.take()
-            while self._waiting and self._waiting[0][0].closed.done():
-                self._waiting.popleft()  # its session is lost: the broker delivers it again
+            _drop_lost(self._waiting)
             if self._waiting and self.runs.room.is_set():
                 self.runs.begin(*self._waiting.popleft())
             else:
                 self._slots.give()
             if not self._waiting:
                 self._wanted.clear()
+
+    async def _begin_suspects(self) -> None:
+        """Begin suspects, in order and one at a time. Those that wait have no slot: it is for others."""
+        while True:
+            await self._suspected.wait()
+            async with self._host.one_suspect:
+                await self.runs.room.wait()
+                await self._slots.take()
+                _drop_lost(self._suspects)
+                if self._suspects and self.runs.room.is_set():
+                    over = asyncio.Event()
+                    self.runs.begin(*self._suspects.popleft(), over)
+                    await over.wait()
+                else:
+                    self._slots.give()
+            if not self._suspects:
+                self._suspected.clear()
+
+
+def _drop_lost(waiting: deque[tuple[Session, Delivery]]) -> None:
+    """Forget those at the head whose session is lost: the broker delivers them again."""
+    while waiting and waiting[0][0].closed.done():
+        waiting.popleft()

@@ -137,3 +137,19 @@ def test_what_needs_no_copy_has_none() -> None:
     """To ask for one is a fault of ours."""
     with pytest.raises(AssertionError, match="asks for no copy"):
         copies(Ack())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "count"),
+    [
+        (RetryLater(5.0, False, FAILURE), None),
+        (SnoozeLater(5.0), None),
+        (OfferAgain(5.0), 2),
+        (DeadLetter("expired", "text"), 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_lost_holders_are_forgotten_by_who_ran_to_an_end(outcome: Outcome, count: int | None) -> None:
+    """A retry or a snooze is a new message for a broker that counts; where workers count it must be one, too."""
+    for copy in copies(outcome, **{X + "redeliveries": 2})[:2]:
+        assert headers_of(copy).get(X + "redeliveries") == count

@@ -459,7 +459,7 @@ def test_a_main_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     ended = run_program(SCRIPT + "asyncio.run(main())\n", tmp_path / "script.py")
     assert ended.returncode == 0
     assert "before it could begin: exit code 1" in ended.stdout
-    assert "a child process that imports it started one" in ended.stderr
+    assert "a child process that imports it did so too" in ended.stderr
 
 
 def test_functions_of_an_interactive_session_are_refused() -> None:

@@ -301,6 +301,9 @@ class Store:
                 work.claimed.append((window, rows))
                 work.more = work.more or (len(rows) == CLAIM_MAX and room > CLAIM_MAX)
         self.next_due_ms = min(due, default=None)
+        if work.claimed and len(self.windows) > 1:
+            # In turn: else one worker would get every single message, also one that the other alone can run.
+            self.windows = self.windows[1:] + self.windows[:1]
 
     def _take(self, queue_id: int, room: int, work: Work) -> list[Row]:
         sharers = len(self.catalog.consumers.get(queue_id, ()))

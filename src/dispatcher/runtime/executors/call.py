@@ -33,7 +33,8 @@ class Call(msgspec.Struct, eq=False):
     An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there. Who
     takes it sets it back to None: its frames lead to this call, and the cycle would keep the function's locals alive.
     `returned_error`: the class name of an exception object that the function returned instead of raising it: almost
-    surely a mistake, worth a warning. `stopped`: the result that `Executor.stop` promised; whoever gives up waiting
+    surely a mistake, worth a warning. `died`: how the process that ran it ended, where it did so by itself, or by what the
+    function did, while the function ran. `stopped`: the result that `Executor.stop` promised; whoever gives up waiting
     for a run to stop sets it back to None, and the run's own result counts again.
     """
 
@@ -47,6 +48,7 @@ class Call(msgspec.Struct, eq=False):
     on_began: Callable[[], None] | None = None
     error: BaseException | None = None
     returned_error: str | None = None
+    died: str | None = None
     stopped: Result | None = None
     run: Any = None  # the executor's own: how `stop` finds the run
 
@@ -73,6 +75,10 @@ class Executor(Protocol):
 
     def cancel(self, call: Call, result: Result) -> None:
         """Its sender has cancelled it: let the run hear of it, to end soon, with `result` where that stopped it."""
+        ...
+
+    def kill(self, call: Call, result: Result) -> bool:
+        """`stop` for what did not heed its cancel. False where nothing ends it but itself: a coroutine, a thread."""
         ...
 
     async def close(self, grace_seconds: float = 0.0) -> int:

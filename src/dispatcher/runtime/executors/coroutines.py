@@ -46,6 +46,9 @@ class CoroutineExecutor:
     def cancel(self, call: Call, result: Result) -> None:
         self.stop(call, result)
 
+    def kill(self, call: Call, result: Result) -> bool:
+        return False
+
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True
         # Also with no grace, what has been told to stop just now gets a turn of the loop to do so.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import multiprocessing
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -20,13 +21,16 @@ from .failures import result_of
 from .pipe import BEGAN, CANCEL_FRAME, decode_reply, encode_request
 from .process import ChildProcess, say_exit
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["ProcessExecutor", "refuse_inside_main_import"]
 
 EXIT_SECONDS = 2.0
 """How long an idle child may take to end by itself at `close` before it is killed."""
 
 READY_SECONDS = 60.0
 """How long a child may take from being given a task to calling its function: to start, import and bind."""
+
+REQUESTS_TO_END = (-signal.SIGTERM, -signal.SIGINT)
+"""Exit codes of a child that somebody asked to end: a service manager, say. A worker would have drained."""
 
 KILLED_SECONDS = 5.0
 """How long `close` waits for killed children to be reaped; only a process stuck in the kernel takes that long."""
@@ -62,18 +66,27 @@ class ProcessExecutor:
     `on_replaced(pid, exit_code)` is called when a child has died or was killed; the next call that needs one starts
     another. A child that dies makes its call `Raised` with `TaskProcessDied`, as does one that needs more than
     `READY_SECONDS` to import and bind what it shall call; one that cannot be started makes it `Raised` with
-    `TaskError`. `ConfigError` on Windows, and where a main script without `if __name__ == "__main__":` is being
+    `TaskError`. `fresh`: each call has a child of its own, made for it and ended after it.
+
+    `ConfigError` on Windows, and where a main script without `if __name__ == "__main__":` is being
     imported by a child.
     """
 
-    def __init__(self, max_processes: int, on_replaced: Callable[[int, int | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        max_processes: int,
+        on_replaced: Callable[[int, int | None], None] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
         if type(max_processes) is not int or max_processes < 1:
             raise ConfigError(f"max_processes: expected an integer of 1 or more, got {max_processes!r}")
         if sys.platform == "win32":
             raise ConfigError("executor='process': expected Linux or macOS, got Windows; leave executor out")
-        _refuse_inside_main_import()
+        refuse_inside_main_import()
         self.max_processes = max_processes
         self._on_replaced = on_replaced
+        self._fresh = fresh
         self._loop = asyncio.get_running_loop()
         self._idle: list[ChildProcess] = []  # the last one used is at the end, and used next: its caches are warm
         self._busy: dict[ChildProcess, _Run] = {}
@@ -119,6 +132,9 @@ class ProcessExecutor:
             self.stop(call, result)
         else:
             run.process.send(CANCEL_FRAME)
+
+    def kill(self, call: Call, result: Result) -> bool:
+        return self.stop(call, result)
 
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True
@@ -197,12 +213,17 @@ class ProcessExecutor:
             process.kill()
             return
         run.resolve(result)
-        if run.call.stopped is None and not self._closed:
+        if run.call.stopped is None and not self._closed and not self._fresh:
             self._idle.append(process)
             self._serve_waiting()
         else:
-            self._ending.add(process)  # it is being killed, or comes too late to be used again
+            self._ending.add(process)  # it is being killed, comes too late to be used again, or was for this call only
             process.hang_up()
+            self._loop.call_later(EXIT_SECONDS, self._end, process)
+
+    def _end(self, process: ChildProcess) -> None:
+        if process in self._ending:
+            process.kill()  # a thread that the task left behind keeps it
 
     def _not_ready(self, run: _Run, process: ChildProcess) -> None:
         run.patience = None
@@ -216,6 +237,8 @@ class ProcessExecutor:
         if process in self._idle:
             self._idle.remove(process)
         if run is not None:
+            if run.patience is None and run.call.stopped is None and exit_code not in REQUESTS_TO_END:
+                run.call.died = say_exit(exit_code)
             run.resolve(run.call.stopped or result_of(_died(process.pid, exit_code, process in self._ready)))
         self._ready.discard(process)
         if self._on_replaced is not None and not self._closed:
@@ -257,11 +280,13 @@ def _slow(pid: int, target: str, was_ready: bool) -> TaskProcessDied:
     )
 
 
-def _refuse_inside_main_import() -> None:
+def refuse_inside_main_import() -> None:
+    """`ConfigError` in a child process that is importing the main script, which would do there what it does here."""
     # The mark by which multiprocessing itself refuses to start a process at that moment. Without this check such a
     # script would start a second worker inside the child, which takes tasks that nobody can run.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ConfigError(
-            "executor='process': expected the main script to start its worker under `if __name__ == \"__main__\":`,"
-            " but a child process that imports it started one"
+            'expected the main script to start its work under `if __name__ == "__main__":`,'
+            " but a child process that imports it did so too: for executor='process', or to run a task alone that had"
+            " killed its workers"
         )

@@ -5,16 +5,18 @@ A function is never sent: the child imports its module. So it must have a name t
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 
-__all__ = ["check_process_target", "load_target"]
+__all__ = ["check_process_target", "find_process_target", "load_target"]
 
 
 def check_process_target(function: Callable[..., Any]) -> str:
@@ -50,6 +52,25 @@ def check_process_target(function: Callable[..., Any]) -> str:
     return f"{module}:{qualname}"
 
 
+def find_process_target(function: Callable[..., Any]) -> str:
+    """`check_process_target` for a function that nobody asked to run in a process: `ConfigError` where that could do harm.
+
+    The name must lead back to this very function, and importing the main script, as every child does, must not begin the
+    program's work a second time.
+    """
+    target = check_process_target(function)
+    if target.partition(":")[0] not in sys.modules or load_target(target) != function:
+        raise ConfigError(
+            f"expected {target} to lead to the task's function, got something else; name it as it is defined"
+        )
+    if not _main_is_harmless():
+        raise ConfigError(
+            'expected the main script to start its work under `if __name__ == "__main__":`, got none of that;'
+            " a child process imports it"
+        )
+    return target
+
+
 def load_target(target: str) -> Callable[..., Any]:
     """The function that `target` names, taken out of the task object that a decorator put in its place.
 
@@ -74,3 +95,18 @@ def _main_can_be_imported() -> bool:
     """By the rules of multiprocessing's spawn: it needs the name of a module or the path of a file."""
     main = sys.modules["__main__"]
     return getattr(main, "__spec__", None) is not None or getattr(main, "__file__", None) is not None
+
+
+def _main_is_harmless() -> bool:
+    """Whether a child does not import the main script (multiprocessing skips a package's `__main__`), or may."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and (spec.name == "__main__" or spec.name.endswith(".__main__")):
+        return True
+    if file is None:
+        return spec is None
+    try:
+        body = ast.parse(Path(file).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(isinstance(part, ast.If) and "__name__" in ast.unparse(part.test) for part in body)

@@ -78,6 +78,9 @@ class ThreadExecutor:
     def cancel(self, call: Call, result: Result) -> None:
         """What it can see, `current_task().cancelled`, was set already."""
 
+    def kill(self, call: Call, result: Result) -> bool:
+        return False
+
     async def close(self, grace_seconds: float = 0.0) -> int:
         self._closed = True
         if self._running and grace_seconds > 0:
