@@ -27,6 +27,7 @@ __all__ = [
     "REASON",
     "REASON_TEXT",
     "REDELIVERIES",
+    "REPLAYED_AT",
     "ROUTING_HEADERS",
     "ROUTING_KEY",
     "SNOOZES",
@@ -52,6 +53,7 @@ DEAD_AT = PREFIX + "dead-at"
 EXCHANGE = PREFIX + "exchange"  # where it was first published to
 ROUTING_KEY = PREFIX + "routing-key"
 QUEUE = PREFIX + "queue"  # the queue it died in
+REPLAYED_AT = PREFIX + "replayed-at"  # when it was last sent again from the dead letters
 
 # On the wire of RabbitMQ only; no delivery shows them.
 PUBLISH = (

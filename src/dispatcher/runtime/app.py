@@ -21,6 +21,7 @@ from ..errors import BrokerUnavailable, ConfigError, ConnectionLost, WorkerExhau
 from ..model.retry import RetryRule
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
+from .app_dead_letters import DeadLetters
 from .app_task import AppTask, Publishing
 from .burst import wait_until_empty
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
@@ -229,6 +230,11 @@ class Dispatcher:
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""
         return await self.server.publish_many(tasks)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the app's queues, inside `async with app`: to list, count, replay and delete."""
+        return DeadLetters(lambda: self.server, lambda: [queue.name for queue in self.queues])
 
     def close_sync(self) -> None:
         """Close the connection that `send_sync` opened, if any. It is closed at exit too."""
