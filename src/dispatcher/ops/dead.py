@@ -45,6 +45,7 @@ for _changing in (dead_change.replay_command, dead_change.purge_command, dead_ch
 @click.pass_context
 def _list_command(
     ctx: click.Context,
+    /,
     target: str | None,
     url: str | None,
     queue: str | None,

@@ -10,14 +10,14 @@ import pytest
 
 from dispatcher.brokers.base import BrowsedMessage, Inspector, Message, QueueDepth, Session
 from dispatcher.brokers.memory import MemoryBroker
-from dispatcher.errors import ConnectionLost, Unroutable
+from dispatcher.errors import ArgumentError, ConfigError, ConnectionLost, Unroutable
 from dispatcher.model import headers as names
 from dispatcher.model.codec import encode_body
 from dispatcher.model.task import TaskArgument
 from dispatcher.model.topology import DEAD_EXCHANGE, Queue, Topology
 from dispatcher.runtime import dead_letters as module
-from dispatcher.runtime.dead_letter import Filter, replayed_message
-from dispatcher.runtime.dead_letters import dead_letters, dead_total, purge, replay
+from dispatcher.runtime.dead_letter import DeadLetter, Filter, letter_of, replayed_message, with_arguments
+from dispatcher.runtime.dead_letters import Pace, dead_letters, dead_total, purge, replay
 
 EVERYTHING = Filter()
 
@@ -202,3 +202,79 @@ def test_an_expiry_that_passed_is_dropped_and_one_to_come_is_kept() -> None:
     message = Message("e", "k", b"", "u", {names.EXPIRES_AT: 100, names.ETA: 50})
     assert replayed_message(message, "q", 100).headers == {names.REPLAYED_AT: 100}
     assert replayed_message(message, "q", 99).headers == {names.EXPIRES_AT: 100, names.REPLAYED_AT: 99}
+
+
+class Clock:
+    """Time that passes while somebody sleeps, and when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+async def test_turns_come_evenly_and_a_pause_is_followed_by_no_burst() -> None:
+    """Not all at once at the start, nor after the broker was slow."""
+    clock = Clock()
+    pace = Pace(10, clock=clock, sleep=clock.sleep)
+    turns = []
+    for number in range(6):
+        if number == 3:
+            clock.now += 5
+        await pace.turn()
+        turns.append(round(clock.now - 100, 6))
+    assert turns[:4] == [0.0, 0.1, 0.2, 5.2]
+    assert turns[4:] == [5.28, 5.38]  # what a sleep is late by is made up for, a pause is not
+    assert [Pace(rate).at_once for rate in (None, 0.01, 10, 100, 1e9)] == [module.AT_ONCE, 1, 1, 10, module.AT_ONCE]
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.001, float("nan"), float("inf"), True, "5"])
+def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
+    """With what was expected."""
+    with pytest.raises(ConfigError, match="rate: expected a number of letters per second, 0.01 or more"):
+        Pace(rate)
+
+
+async def test_a_slow_replay_can_be_cancelled_between_two_letters(session: Session) -> None:
+    """It does not wait for a turn that is a minute away."""
+    for uuid in ("a", "b", "c"):
+        await bury(session, uuid)
+    first = asyncio.Event()
+    running = asyncio.ensure_future(
+        replay(session, ["q"], EVERYTHING, rate=0.01, edit=lambda letter: first.set() if letter.uuid == "b" else None)
+    )
+    await asyncio.wait_for(first.wait(), 30)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 30)
+    assert (await uuids_in(session, "q"), await uuids_in(session, "q.dead")) == (["a"], ["b", "c"])
+
+
+def letter_with(*args: TaskArgument) -> DeadLetter:
+    message = Message(DEAD_EXCHANGE, "q", encode_body("u", "work", args), "u")
+    return letter_of("q", BrowsedMessage(1, message, 0, None))
+
+
+def test_arguments_are_given_other_values_of_their_own_types() -> None:
+    """What the type on the wire does not hold is refused, as is an argument that is not there."""
+    letter = letter_with(TaskArgument("int8", 1), TaskArgument("string", "a"), TaskArgument("json", [1]))
+    task = with_arguments(letter, [(0, -128), (2, {"x": None})])
+    assert task.name == "work"
+    assert task.args == (TaskArgument("int8", -128), TaskArgument("string", "a"), TaskArgument("json", {"x": None}))
+    for values, message in (
+        ([(0, 128)], "argument 1: .*int8"),
+        ([(0, 1.0)], "argument 1"),
+        ([(0, True)], "argument 1"),
+        ([(1, None)], "argument 2"),
+        ([(3, 1)], "index, 0 to 2, got 3"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            with_arguments(letter, values)
+    with pytest.raises(ArgumentError, match="it has no arguments"):
+        with_arguments(letter_with(), [(0, 1)])
+    with pytest.raises(ArgumentError, match="not a task"):
+        with_arguments(letter_of("q", BrowsedMessage(1, Message("e", "k", b"x"), 0, None)), [(0, 1)])
