@@ -35,7 +35,7 @@ THIRD_PARTY = {
 OPTIONAL = {"pysqlite3", "watchfiles"}  # the only ones whose import may wait until it is needed
 
 SETTLING = ("amqp", "brokers", "runtime.settle")  # who may ack and reject
-PUBLISHING = (*SETTLING, "runtime.publisher", "runtime.server", "testing", "ops")
+PUBLISHING = (*SETTLING, "runtime.publisher", "runtime.server", "runtime.dead_letters", "testing", "ops")
 PUBLISHING += ("runtime.app", "runtime.app_task", "runtime.sync")  # these hand tasks to the server
 EXECUTORS = ("runtime.executors",)  # where user code runs: nothing there knows a broker
 EXECUTION = ("runtime.execution",)  # prepares it, and may know a delivery as data

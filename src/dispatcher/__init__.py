@@ -46,7 +46,10 @@ from .observe.context import CurrentTask, current_task
 from .observe.hooks import AnyEvent, CallNext, Middleware, Observer
 from .observe.logs import Log
 from .runtime.app import Dispatcher
+from .runtime.app_dead_letters import DeadLetters
 from .runtime.app_task import AppTask
+from .runtime.dead_letter import DeadLetter
+from .runtime.dead_letters import ReplayReport
 from .runtime.registry import TaskConfig
 from .runtime.server import Server, ServerConfig
 from .runtime.worker import Worker, WorkerConfig
@@ -65,6 +68,8 @@ __all__ = [
     "ConnectionLost",
     "ConsumerCancelled",
     "CurrentTask",
+    "DeadLetter",
+    "DeadLetters",
     "DecodeError",
     "DeliveryLost",
     "Discard",
@@ -81,6 +86,7 @@ __all__ = [
     "Queue",
     "Receipt",
     "Reject",
+    "ReplayReport",
     "Retry",
     "RetryPolicy",
     "RetryRule",

@@ -31,9 +31,13 @@ STORIES = {
     """,
     "dead_letters": """\
         rejected: no address
-        failed: OSError: the printer is on fire
+        failed: OSError: too far away
         bad_arguments: task 'ship': expected 2 arguments (order, address), got 1
-        deleted: 3
+        replayed: 1
+        order 1 is shipped to 12 Main Street
+        older than a month: 0
+        of ship: 2
+        deleted: 2
     """,
     "delays": """\
         due in more than a day: 1

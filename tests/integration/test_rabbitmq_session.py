@@ -35,7 +35,8 @@ from dispatcher.errors import (
     TopologyMissing,
 )
 from dispatcher.model.topology import DEAD_EXCHANGE, Queue, Topology
-from dispatcher.ops.dead_letters import Filter, purge, replay
+from dispatcher.runtime.dead_letter import Filter
+from dispatcher.runtime.dead_letters import purge, replay
 
 T = TypeVar("T")
 
@@ -442,9 +443,9 @@ async def test_all_dead_letters_are_taken(vhost_url: str, connect: Connect, how:
     letters = [message(b"%d" % n, exchange=DEAD_EXCHANGE, uuid=f"u{n}") for n in range(1000)]
     await soon(asyncio.gather(*[session.publish(letter) for letter in letters]))
     if how == "purge":
-        assert await soon(purge(session.inspector, "q", Filter())) == 1000
+        assert await soon(purge(session.inspector, ["q"], Filter())) == 1000
     else:
-        assert (await soon(replay(session, "q", Filter()))).replayed == 1000
+        assert (await soon(replay(session, ["q"], Filter()))).replayed == 1000
         await soon(all_ready(session, "q", 1000))
     await soon(all_ready(session, "q.dead", 0))
 

@@ -31,7 +31,8 @@ from dispatcher.brokers.base import Broker, Message, Session
 from dispatcher.brokers.rabbitmq import declare as declare_module
 from dispatcher.brokers.rabbitmq.ladder import LOST_QUEUE, level_names
 from dispatcher.model.topology import DELAY_EXCHANGE, QueueType, Topology
-from dispatcher.ops.dead_letters import Filter, dead_letters, replay
+from dispatcher.runtime.dead_letter import Filter
+from dispatcher.runtime.dead_letters import dead_letters, replay
 
 SOON = RetryPolicy(max_attempts=2, backoff="constant", base_seconds=0.2, jitter=False)
 HOUR_MS = 3_600_000
@@ -213,14 +214,14 @@ async def test_what_came_due_for_a_deleted_queue_is_a_dead_letter_with_a_reason(
         return await stranger.count(LOST_QUEUE)
 
     await eventually(lost, 1)
-    [letter] = [letter async for letter in dead_letters(session.inspector, DELAY_EXCHANGE, Filter())]
+    [letter] = [letter async for letter in dead_letters(session.inspector, [DELAY_EXCHANGE], Filter())]
     assert (letter.uuid, letter.task, letter.queue, letter.reason) == ("u", "task", "q", "rejected")
     assert "'q'" in letter.text and letter.dead_at_ms
-    assert (letter.message.headers or {})["mine"] == 1
-    report = await soon(replay(session, DELAY_EXCHANGE, Filter()))
+    assert letter.headers["mine"] == 1
+    report = await soon(replay(session, [DELAY_EXCHANGE], Filter()))
     assert (report.replayed, report.failed) == (0, 1)
     await soon(session.declare(Topology("ex", (Queue("q"),))))
-    report = await soon(replay(session, DELAY_EXCHANGE, Filter()))
+    report = await soon(replay(session, [DELAY_EXCHANGE], Filter()))
     assert (report.replayed, report.failed) == (1, 0)
     await eventually(lost, 0)
     delivery = await soon(anext(await soon(session.consume("q", prefetch=1))))
@@ -351,10 +352,10 @@ async def test_headers_that_leave_hardly_any_room(
     await stranger.publish("ex", "rk", b'{"uuid":"u","name":"task","args":null}', headers={"mine": "x" * size})
     await recorder.wait_for(fate)
     await recorder.wait_for("task.dead_lettered")
-    [letter] = [letter async for letter in dead_letters(server.inspector, "q", Filter())]
+    [letter] = [letter async for letter in dead_letters(server.inspector, ["q"], Filter())]
     assert letter.reason == "failed" and letter.error_type == "ValueError"
     has_room = fate == "task.retried"
-    assert ("mine" in (letter.message.headers or {})) is has_room
+    assert ("mine" in letter.headers) is has_room
     assert ("left out" in letter.text) is not has_room
     assert recorder.named("task.settle_failed") == []
 

@@ -7,12 +7,14 @@ each of the two; an ignore that silences nothing is an error, so a wrong call th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from dispatcher import (
     CurrentTask,
+    DeadLetter,
+    DeadLetters,
     Discard,
     Dispatcher,
     FailedAttempt,
@@ -20,11 +22,13 @@ from dispatcher import (
     Queue,
     Receipt,
     Reject,
+    ReplayReport,
     Retry,
     RetryPolicy,
     Server,
     Snooze,
     Task,
+    TaskArgument,
     current_task,
 )
 from dispatcher.types import Int8
@@ -242,6 +246,30 @@ def decides_its_fate(kind: str) -> None:
             raise Reject("no such customer")
         case _:
             raise Discard("seen before")
+
+
+async def dead_letters() -> None:
+    letters = app.dead_letters
+    assert_type(letters, DeadLetters)
+    assert_type(letters.list(queue="q"), AsyncGenerator[DeadLetter, None])
+    async for letter in letters.list(task="t", reason="failed", error="no", older_than_seconds=60, uuids={"a"}):
+        assert_type(letter.uuid, str)
+        assert_type(letter.args, tuple[TaskArgument, ...] | None)
+        assert_type(letter.first_published_at_ms, int | None)
+        assert_type(letter.exchange, str | None)
+        assert_type(letter.headers, Mapping[str, Any])
+        letter.uuid = "b"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    assert_type(await letters.count(newer_than_seconds=0.5), int)
+    assert_type(await letters.purge(), int)
+    assert_type(await letters.retention(older_than_seconds=86_400, keep=100, queue="q"), int)
+    assert_type(await letters.replay(), ReplayReport)
+    report = await letters.replay(to_queue="q", rate=5, edit=lambda letter: plain.bind(1), uuids=["a"])
+    assert_type(report.replayed, int)
+    await letters.replay(edit=lambda letter: None)
+    await letters.replay(edit=lambda letter: 3)  # type: ignore[arg-type,return-value]  # pyright: ignore[reportArgumentType]
+    await letters.purge(reason="tired")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await letters.count(ques="q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await letters.retention(keep=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def errors() -> None:

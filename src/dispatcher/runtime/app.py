@@ -25,6 +25,7 @@ from ..model.schedule import Misfire
 from ..model.task import Receipt, Task
 from ..model.topology import Queue
 from ..observe.context import CURRENT_TASK
+from .app_dead_letters import DeadLetters
 from .app_task import AppTask, Publishing
 from .periodic import Periodic, PeriodicDecorator, TaskOptions
 from .registry import ExecutorKind, OnTimeout, Registry, TaskConfig
@@ -299,11 +300,19 @@ class Dispatcher:
 
     async def cancel(self, uuid: str) -> None:
         """Cancel the task of that uuid, whoever sent it. See `Server.cancel`."""
-        await self.server.cancel(uuid)
+        if _is_in_child():
+            async with self:
+                return await self.server.cancel(uuid)
+        return await self.server.cancel(uuid)
 
     def cancel_sync(self, uuid: str) -> None:
         """`cancel`, from synchronous code, over the connection of `send_sync`."""
         self._sync.cancel(uuid)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the app's queues, inside `async with app`: to list, count, replay and delete."""
+        return DeadLetters(lambda: self.server, lambda: [queue.name for queue in self.queues])
 
     def close_sync(self) -> None:
         """Close the connection that `send_sync` opened, if any. It is closed at exit too."""
