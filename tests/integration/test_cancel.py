@@ -294,6 +294,28 @@ async def test_from_an_app(app: Dispatcher, kind: str, recorder: Recorder, reque
     assert first == Receipt(first.uuid) and len({first, Receipt(first.uuid), fourth}) == 2
 
 
+async def test_a_cancelled_task_can_be_replayed(
+    app: Dispatcher, kind: str, recorder: Recorder, request: pytest.FixtureRequest
+) -> None:
+    """From the dead letters, by hand; a cancel after that holds again."""
+    if kind == "rabbitmq-work-role":
+        app = Dispatcher(request.getfixturevalue("vhost_url"), observers=[recorder])
+    ran: list[str] = []
+
+    @app.task
+    async def task() -> None:
+        ran.append(current_task().uuid)
+
+    async with app:
+        receipt = await task.send()
+        await receipt.cancel()
+        await app.run_worker(burst=True)
+        assert (ran, await app.dead_letters.count(reason="cancelled")) == ([], 1)
+        await app.dead_letters.replay(uuids=[receipt.uuid])
+        await app.run_worker(burst=True)
+        assert (ran, await app.dead_letters.count()) == ([receipt.uuid], 0)
+
+
 async def test_a_worker_with_room_for_few_keeps_order(bench: Bench, recorder: Recorder) -> None:
     """Many cancelled tasks between others: those are parked, these run."""
     ran: list[int] = []

@@ -62,9 +62,7 @@ DEAD_AT = PREFIX + "dead-at"
 EXCHANGE = PREFIX + "exchange"  # where it was first published to
 ROUTING_KEY = PREFIX + "routing-key"
 QUEUE = PREFIX + "queue"  # the queue it died in
-REPLAYED_AT = PREFIX + "replayed-at"  # when it was last sent again from the dead letters
-
-REPLAYED_AT = PREFIX + "replayed-at"  # when it left the dead letters: no cancel from before holds any more
+REPLAYED_AT = PREFIX + "replayed-at"  # when it was last sent again from the dead letters: no cancel from before holds
 
 # On the wire of RabbitMQ only; no delivery shows them.
 PUBLISH = (
