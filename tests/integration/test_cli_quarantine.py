@@ -84,3 +84,21 @@ def test_who_killed_its_worker_twice_dies_alone_and_is_parked(cli: Cli, neighbou
     letters = [json.loads(line) for line in cli.ok("dead", "list", "tasks:app", "--json").splitlines()]
     assert [(letter["uuid"], letter["reason"]) for letter in letters] == [("the-killer", "delivery_limit")]
     assert "it killed its worker 2 times, then died alone: killed by SIGKILL" in letters[0]["text"]
+
+
+def test_a_burst_waits_for_its_suspects(cli: Cli) -> None:
+    """Unsupervised, started anew after each death: the third burst runs what is left, alone or not, and ends well."""
+    cli.python("tasks.py", "plain")
+    for _ in range(2):
+        assert cli.start("worker", "tasks:app", "--burst", "-c", "8").exit_code() == -signal.SIGKILL
+    last = cli.start("worker", "tasks:app", "--burst", "-c", "8")
+    assert last.exit_code() == 0
+    last.wait_until_all_gone()
+    assert len(last.matches("killing")) == len(last.matches("task.dead_lettered .*uuid=the-killer")) == 1
+    assert len(last.matches("task.quarantined")) >= 2
+    (depth,) = [
+        json.loads(line)
+        for line in cli.ok("queues", "tasks:app", "--json").splitlines()
+        if json.loads(line)["name"] == "default"
+    ]
+    assert (depth["ready"], depth["dead"]) == (0, 1)
