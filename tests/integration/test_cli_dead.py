@@ -63,24 +63,38 @@ def bury(cli: Cli, *uuids: str, days: float = 0, body: bytes | None = None, **no
     args = (TaskArgument("string", "hello"), TaskArgument("int", 3))
 
     async def work(session: Session) -> None:
+        before = await ready(session, "default.dead")
         letters = [(uuid, body if body is not None else encode_body(uuid, "note", args)) for uuid in uuids]
         await asyncio.gather(
             *(session.publish(Message(DEAD_EXCHANGE, "default", text, uuid, notes)) for uuid, text in letters)
         )
+        await counted(session, "default.dead", before + len(uuids))
 
     with_session(cli, work)
 
 
-def browsed(cli: Cli, queue: str) -> list[Message]:
+async def ready(session: Session, queue: str) -> int:
+    return (await session.inspector.depth(queue)).ready
+
+
+async def counted(session: Session, queue: str, count: int) -> None:
+    """Wait until the queue shows so many: RabbitMQ confirms a message a little before it counts it."""
+    await eventually(lambda: ready(session, queue), count)
+
+
+def browsed(cli: Cli, queue: str, count: int) -> list[Message]:
+    """What waits in `queue`, which is `count` messages."""
+
     async def work(session: Session) -> list[Message]:
+        await counted(session, queue, count)
         return [seen.message async for seen in session.inspector.browse(queue)]
 
     return with_session(cli, work)
 
 
-def bodies(cli: Cli, queue: str) -> list[tuple[str, list[Any]]]:
+def bodies(cli: Cli, queue: str, count: int = 1) -> list[tuple[str, list[Any]]]:
     """Name and arguments' values of what waits in `queue`."""
-    decoded = [json.loads(message.body) for message in browsed(cli, queue)]
+    decoded = [json.loads(message.body) for message in browsed(cli, queue, count)]
     return [(task["name"], [arg["value"] for arg in task["args"]]) for task in decoded]
 
 
@@ -157,7 +171,7 @@ def test_a_wrong_question_changes_nothing(tmp_path: Path, words: tuple[str, ...]
     done = cli.run("dead", words[0], "tasks:app", *words[1:])
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
-    assert dead(cli) == ["a", "b"] and browsed(cli, "default") == []
+    assert dead(cli) == ["a", "b"] and browsed(cli, "default", 0) == []
 
 
 def test_arguments_are_set_without_an_editor(cli: Cli) -> None:
@@ -170,7 +184,7 @@ def test_arguments_are_set_without_an_editor(cli: Cli) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "replayed 2\n")
     assert "1 were not accepted and stay" in done.stderr and "index, 0 to 0, got 1" in done.stderr
-    assert bodies(cli, "other") == [("note", ["é", -7])] * 2
+    assert bodies(cli, "other", 2) == [("note", ["é", -7])] * 2
     assert dead(cli) == ["c"]
 
 
@@ -218,7 +232,7 @@ def test_a_wrong_edit_loses_nothing(tmp_path: Path, code: str, message: str) -> 
     done = cli.run("dead", "replay", "tasks:app", "a", "--edit", **editor(cli, code))
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
-    assert dead(cli) == ["a"] and browsed(cli, "default") == []
+    assert dead(cli) == ["a"] and browsed(cli, "default", 0) == []
 
 
 def test_two_letters_of_one_uuid_are_not_edited_as_one(tmp_path: Path) -> None:
@@ -246,6 +260,25 @@ def test_retention_deletes_what_is_old_and_what_is_many(cli: Cli) -> None:
     assert dead(cli) == ["b", "c"]
 
 
+def found_again(cli: Cli, uuids: set[str]) -> tuple[set[str], set[str]]:
+    """Which are in the queue, and which among the dead letters, once all of `uuids` are in one of them."""
+
+    async def work(session: Session) -> tuple[set[str], set[str]]:
+        sent: set[str] = set()
+        left: set[str] = set()
+
+        async def look() -> bool:  # RabbitMQ gives back what a process held once it knows of its end
+            sent.update([seen.message.uuid async for seen in session.inspector.browse("default")])
+            left.update([seen.message.uuid async for seen in session.inspector.browse("default.dead")])
+            return sent | left == uuids
+
+        await eventually(look, True)
+        await counted(session, "default.dead", len(left))
+        return sent, left
+
+    return with_session(cli, work)
+
+
 def test_a_replay_that_is_killed_loses_no_letter(cli: Cli) -> None:
     """kill -9 in the middle: each letter is in the queue, among the dead letters, or in both; a second replay does the rest."""
     uuids = {f"u{number}" for number in range(2_000)}
@@ -261,22 +294,11 @@ def test_a_replay_that_is_killed_loses_no_letter(cli: Cli) -> None:
 
     with_session(cli, in_the_middle)
 
-    async def all_are_there(session: Session) -> tuple[set[str], set[str]]:
-        sent: set[str] = set()
-        left: set[str] = set()
-
-        async def look() -> bool:  # RabbitMQ gives back what the killed one held once it knows of its end
-            sent.update([seen.message.uuid async for seen in session.inspector.browse("default")])
-            left.update([seen.message.uuid async for seen in session.inspector.browse("default.dead")])
-            return sent | left == uuids
-
-        await eventually(look, True)
-        return sent, left
-
-    sent, left = with_session(cli, all_are_there)
+    sent, left = found_again(cli, uuids)
     assert len(sent) >= 100 and left
-    cli.ok("dead", "replay", "tasks:app", "--all")
-    assert dead(cli) == [] and {message.uuid for message in browsed(cli, "default")} == uuids
+    assert cli.ok("dead", "replay", "tasks:app", "--all") == f"replayed {len(left)}\n"
+    assert {message.uuid for message in browsed(cli, "default", len(sent) + len(left))} == uuids
+    assert dead(cli) == []
 
 
 def test_an_interrupted_replay_ends_cleanly(cli: Cli) -> None:
@@ -293,8 +315,8 @@ def test_an_interrupted_replay_ends_cleanly(cli: Cli) -> None:
     with_session(cli, in_the_middle)
     replay.signal(signal.SIGINT)
     assert replay.exit_code() == 130 and "Traceback" not in replay.text
-    sent, left = ({message.uuid for message in browsed(cli, queue)} for queue in ("default", "default.dead"))
-    assert sent and left and not sent & left and sent | left == uuids
+    sent, left = found_again(cli, uuids)
+    assert sent and left and not sent & left
 
 
 def test_an_edit_with_a_fault_may_be_edited_again(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
 def _says(letter: DeadLetter, part: str) -> bool:
     part = part.casefold()
-    return part in f"{letter.error_type}: {letter.error}".casefold() or part in letter.text.casefold()
+    error = f"{letter.error_type}: {letter.error}" if letter.error_type else letter.error
+    return part in error.casefold() or part in letter.text.casefold()
 
 
 def _died_before(letter: DeadLetter, moment_ms: int) -> bool:

@@ -7,15 +7,11 @@ settles or publishes anything itself; the app's own worker does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
 
 from ..brokers.base import Inspector
-from ..errors import DecodeError
-from ..model import headers as names
-from ..model.codec import decode_body
 from ..model.topology import dead_queue
 from ..runtime.app import Dispatcher
+from ..runtime.dead_letter import DeadLetter, letter_of
 
 __all__ = ["DrainFailed", "drain"]
 
@@ -61,28 +57,10 @@ async def _run(app: Dispatcher, deadline_seconds: float) -> bool:
     return bool(done)
 
 
-class _Letter:
-    """A dead letter as far as a test wants to know."""
-
-    def __init__(self, uuid: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        self.uuid = uuid
-        self.reason = str(headers.get(names.REASON, "unknown"))
-        self.text = str(headers.get(names.REASON_TEXT, ""))
-        self.traceback = str(headers.get(names.TRACEBACK, ""))
-        self.dead_at_ms = int(headers.get(names.DEAD_AT, 0))
-        try:
-            self.task = decode_body(body, max_bytes=len(body)).name
-        except DecodeError:
-            self.task = ""
-
-    def __str__(self) -> str:
-        return f"task {self.task or 'unknown'!r} ({self.uuid}), {self.reason}: {self.text}\n{self.traceback}".rstrip()
-
-
-async def _dead_letters(app: Dispatcher, inspector: Inspector) -> dict[tuple[str, int], _Letter]:
+async def _dead_letters(app: Dispatcher, inspector: Inspector) -> dict[tuple[str, int], DeadLetter]:
     """By queue and key."""
     return {
-        (queue.name, found.key): _Letter(found.message.uuid, found.message.body, found.message.headers or {})
+        (queue.name, found.key): letter_of(queue.name, found)
         for queue in app.queues
         async for found in inspector.browse(dead_queue(queue.name))
     }
@@ -98,8 +76,12 @@ async def _left(app: Dispatcher, inspector: Inspector) -> str:
     )
 
 
-def _raise_first(letters: list[_Letter]) -> None:
-    failed = sorted((letter for letter in letters if letter.reason not in ASKED_FOR), key=lambda one: one.dead_at_ms)
+def _raise_first(letters: list[DeadLetter]) -> None:
+    failed = sorted(
+        (letter for letter in letters if letter.reason not in ASKED_FOR), key=lambda one: one.dead_at_ms or 0
+    )
     if failed:
+        first = failed[0]
         more = f"{len(failed)} tasks became dead letters; the first: " if len(failed) > 1 else ""
-        raise DrainFailed(f"{more}{failed[0]}")
+        text = f"task {first.task or 'unknown'!r} ({first.uuid}), {first.reason or 'unknown'}: {first.text}\n{first.traceback}"
+        raise DrainFailed(more + text.rstrip())
