@@ -507,6 +507,7 @@ async def test_a_queue_whose_name_is_as_long_as_it_may_be(url: str, recorder: Re
         running = [asyncio.create_task(app.run_worker()) for _ in range(2)]
         await recorder.wait_for("worker.started", 3)
         await recorder.wait_for("task.dead_lettered")
+        await recorder.wait_for("worker.started", 3)
         for worker in running:
             worker.cancel()
         await asyncio.wait(running)
