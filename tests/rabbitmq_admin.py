@@ -147,10 +147,12 @@ class ErlangAdmin:
         return {name: kind.removeprefix("rabbit_").removesuffix("_queue") for name, kind in found.items()}
 
     def counts(self, vhost: str) -> dict[str, tuple[int, int]]:
-        # A quorum queue's own figures are seconds old, and are asked of its state machine instead.
+        # A quorum queue's own figures are seconds old, and are asked of its state machine instead. What is on its way
+        # from there to the next queue, at-least-once, is there until that has it, and is neither ready nor with a consumer.
         quorum = (
-            "[element(2, element(2, ra:leader_query(amqqueue:get_pid(Q), F))) || "
-            "F <- [{rabbit_fifo, query_messages_ready, []}, {rabbit_fifo, query_messages_checked_out, []}]]"
+            "begin O = element(2, element(2, ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}))), "
+            "Get = fun(K) -> maps:get(K, O, 0) end, "
+            "[Get(num_ready_messages) + Get(num_discarded) + Get(num_discard_checked_out), Get(num_checked_out)] end"
         )
         classic = "[N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]"
         found: dict[str, list[int]] = json.loads(
