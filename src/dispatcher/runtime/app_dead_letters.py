@@ -79,7 +79,8 @@ class DeadLetters:
         `rate`: letters per second, evenly, 0.01 or more; None is as fast as can be. `edit`: see `Edit`; a letter whose
         edit cannot travel (`ArgumentError`) stays and counts as failed, any other exception ends the replay.
         A letter keeps its uuid, headers and priority; its attempts start at 1, and an expiry that has passed is dropped.
-        Only letters that are there at the start are looked at. Interrupted at any point, no letter is lost.
+        Only letters that are there at the start are looked at. Interrupted at any point, no letter is lost. Two replays at
+        the same time may send a letter twice.
         """
         session = await self._session()
         return await replay(
