@@ -79,7 +79,9 @@ class _Copier:
                 headers[names.ATTEMPT] = self._attempt + 1
                 headers[names.ERROR_TYPE] = self._text(failure.type)
                 headers[names.ERROR] = self._text(failure.message)
-                headers.pop(names.REDELIVERIES, None)  # it ran to an end, and its worker lives: as brokers that count do
+                headers.pop(
+                    names.REDELIVERIES, None
+                )  # it ran to an end, and its worker lives: as brokers that count do
             case SnoozeLater(delay_seconds=delay_seconds):
                 headers.pop(names.REDELIVERIES, None)
                 headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
