@@ -79,9 +79,8 @@ class _Copier:
                 headers[names.ATTEMPT] = self._attempt + 1
                 headers[names.ERROR_TYPE] = self._text(failure.type)
                 headers[names.ERROR] = self._text(failure.message)
-                headers.pop(
-                    names.REDELIVERIES, None
-                )  # it ran to an end, and its worker lives: as brokers that count do
+                # It ran to an end and its worker lives: a new message, as for brokers that count.
+                headers.pop(names.REDELIVERIES, None)
             case SnoozeLater(delay_seconds=delay_seconds):
                 headers.pop(names.REDELIVERIES, None)
                 headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
