@@ -79,7 +79,8 @@ class RabbitGround:
         return False
 
     def state(self) -> str:
-        return f"{self._counts()}; {self._proxy.links} links, {self._proxy.cuts} cut"
+        full = {name: counts for name, counts in self._counts().items() if any(counts)}
+        return f"{full}; {self._proxy.links} links, {self._proxy.cuts} cut"
 
     # --- harm ------------------------------------------------------------------------------------------------------
 

@@ -87,9 +87,8 @@ class _Copier:
                 delay_seconds = seconds * self._jitter
                 headers[names.ATTEMPT] = self._attempt + 1
                 self._note_failure(failure, headers)
-                headers.pop(
-                    names.REDELIVERIES, None
-                )  # it ran to an end, and its worker lives: as brokers that count do
+                # It ran to an end, and its worker lives: as with brokers that count.
+                headers.pop(names.REDELIVERIES, None)
             case SnoozeLater(delay_seconds=delay_seconds):
                 headers.pop(names.REDELIVERIES, None)
                 headers[names.SNOOZES] = _count(headers.get(names.SNOOZES)) + 1
