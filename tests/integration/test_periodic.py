@@ -180,7 +180,13 @@ def test_what_cannot_work_is_refused_where_it_is_written(memory_app: Dispatcher)
     with pytest.raises(ConfigError, match="expected when it fires"):
         app.periodic("@daily", every_seconds=3)
     with pytest.raises(ConfigError, match="expected five fields"):
-        app.periodic("daily")(job)
+        app.periodic("daily")
+    with pytest.raises(ConfigError, match="expected a cron expression, a timedelta or seconds, got <function"):
+        app.periodic(job)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected args as a tuple or list, got 'x'"):
+        app.periodic("@daily", args="x")
+    with pytest.raises(ConfigError, match="schedule name: expected"):
+        app.periodic("@daily", name="every day")
     with pytest.raises(ConfigError, match="'colour' is none of its options"):
         app.periodic("@daily", colour="red")  # type: ignore[call-arg]
     assert dict(app.tasks) == {}
