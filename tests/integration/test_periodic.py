@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from server_bench import DEADLINE_SECONDS, Recorder
+from server_bench import DEADLINE_SECONDS, Hands, Recorder
 
 from dispatcher import ArgumentError, ConfigError, Dispatcher, RetryPolicy, current_task
 from dispatcher.model.schedule import firing_uuid
@@ -123,6 +123,24 @@ async def test_a_drain_hands_the_lead_to_another_at_once(app: Dispatcher, record
     assert not any(event.possibly_doubled for event in events)
 
 
+async def test_a_lost_session_loses_no_firing(app: Dispatcher, recorder: Recorder, hands: Hands) -> None:
+    """On the next session it is led again, from where the last firing left it."""
+
+    @app.periodic(every_seconds=1, misfire="all")
+    async def tick() -> None: ...
+
+    async with app, working(app):
+        await recorder.wait_for("schedule.fired", 2)
+        session = app.server.session
+        assert session is not None
+        await hands.cut(app.server, session)
+        await recorder.wait_for("schedule.leading", 2)
+        fired = len(recorder.named("schedule.fired"))
+        await recorder.wait_for("schedule.fired", fired + 2)
+    instants = sorted({event.scheduled_at_ms for event in recorder.named("schedule.fired")})
+    assert instants == list(range(instants[0], instants[-1] + 1000, 1000))
+
+
 async def test_a_burst_fires_nothing(app: Dispatcher, recorder: Recorder) -> None:
     """It ends when the queues are empty, which a schedule would fill."""
 
@@ -180,7 +198,13 @@ def test_what_cannot_work_is_refused_where_it_is_written(memory_app: Dispatcher)
     with pytest.raises(ConfigError, match="expected when it fires"):
         app.periodic("@daily", every_seconds=3)
     with pytest.raises(ConfigError, match="expected five fields"):
-        app.periodic("daily")(job)
+        app.periodic("daily")
+    with pytest.raises(ConfigError, match="expected a cron expression, a timedelta or seconds, got <function"):
+        app.periodic(job)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected args as a tuple or list, got 'x'"):
+        app.periodic("@daily", args="x")
+    with pytest.raises(ConfigError, match="schedule name: expected"):
+        app.periodic("@daily", name="every day")
     with pytest.raises(ConfigError, match="'colour' is none of its options"):
         app.periodic("@daily", colour="red")  # type: ignore[call-arg]
     assert dict(app.tasks) == {}

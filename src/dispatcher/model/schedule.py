@@ -184,12 +184,12 @@ def _expression(name: str, when: str) -> str:
     if len(text.split(" ")) != 5:
         raise ConfigError(
             f"when of {name!r}: expected five fields, minute hour day-of-month month day-of-week, as in '*/5 * * * *',"
-            f" got {when!r}"
+            f" got {when!r:.200}"
         )
     try:
         next(CronSim(text, datetime(2000, 1, 1)))
-    except CronSimError as error:
-        raise ConfigError(f"when of {name!r}: expected a cron expression, got {when!r}: {error}") from None
+    except (CronSimError, ValueError) as error:  # the second for a number of thousands of digits
+        raise ConfigError(f"when of {name!r}: expected a cron expression, got {when!r:.200}: {error}") from None
     except StopIteration:
         raise ConfigError(f"when of {name!r}: expected a time that comes, got {when!r}, which never does") from None
     return text

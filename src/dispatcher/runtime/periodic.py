@@ -72,11 +72,12 @@ class PeriodicDecorator:
         args: Sequence[Any],
         options: dict[str, Any],
     ) -> None:
+        # Now, and not when it decorates: `@app.periodic` without parentheses never would.
+        self._schedule = Schedule(name or "periodic", when, timezone, misfire)
+        if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+            raise ConfigError(f"periodic: expected args as a tuple or list, got {args!r:.200}")
         self._register = register
         self._keep = keep
-        self._when = when
-        self._timezone = timezone
-        self._misfire = misfire
         self._name = name
         self._args = args
         self._options = options
@@ -92,14 +93,8 @@ class PeriodicDecorator:
                 f"periodic: task {task.name!r} has its options from @app.task; put {sorted(self._options)} there"
             )
         if not is_task:
-            self._schedule(
-                self._name or str(getattr(task, "__name__", "task"))
-            )  # a fault in it must leave no task behind
             task = self._register(task, **self._options)
-        schedule = self._schedule(self._name or task.name)
+        schedule = msgspec.structs.replace(self._schedule, name=self._name or task.name)
         bound = task.bind(*self._args)
         self._keep(Periodic(schedule, task.name, bound.args, task.queue))
         return task
-
-    def _schedule(self, name: str) -> Schedule:
-        return Schedule(name, self._when, self._timezone, self._misfire)

@@ -283,6 +283,7 @@ class Floating(tzinfo):
         ({"when": "61 * * * *"}, "Bad minute"),
         ({"when": "* * * * fun"}, "Bad day-of-week"),
         ({"when": "0 0 30 2 *"}, "expected a"),
+        ({"when": "9" * 5000 + " * * * *"}, "expected a cron expression"),
         ({"when": "@reboot"}, "expected one of @hourly"),
         ({"when": 0.5}, "from 1 second to ten years, got"),
         ({"when": 0}, "from 1 second"),
