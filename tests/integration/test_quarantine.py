@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from server_bench import DEADLINE_SECONDS, Bench, Recorder, eventually
 
 from dispatcher import CallNext, Receipt, RetryPolicy, Task, TaskArgument, TaskConfig, Worker, WorkerConfig
 from dispatcher.observe.context import CurrentTask
+from dispatcher.runtime.quarantine import LostLinks
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,7 +52,12 @@ class Ward:
         self._recorder = recorder
         self._go_on = asyncio.Event()
 
-    async def work(self, *, limit: int = 1, prefetch: int = 16, **configs: TaskConfig) -> Worker:
+    async def work(
+        self, *, limit: int = 1, prefetch: int = 16, knows_its_links: bool = False, **configs: TaskConfig
+    ) -> Worker:
+        """`knows_its_links` False: the holders that are lost are others', as far as it can tell."""
+        if not knows_its_links:
+            self.bench.server.lost_links = LostLinks(count(step=3_600.0).__next__)
         config = WorkerConfig("w", "q", ("rk",), limit, prefetch)
         worker = await self.bench.server.new_worker(config, {"hold": TaskConfig(self._hold), **configs})
         await worker.start()
@@ -104,6 +111,17 @@ async def test_a_suspect_that_returns_is_done_and_was_elsewhere(ward: Ward, reco
     quarantined = recorder.named("task.quarantined")
     assert [(event.uuid, event.holders_lost) for event in quarantined] == [("u-1", 2), ("u-2", 2), ("u-3", 2)]
     assert recorder.named("task.dead_lettered") == recorder.named("process.replaced") == []
+
+
+async def test_links_that_the_worker_lost_itself_explain_as_much(ward: Ward, recorder: Recorder, path: str) -> None:
+    """It lives, so it was the link: what its neighbours of a broker that was restarted held are no suspects."""
+    await ward.work(note=TaskConfig(tasks.note), knows_its_links=True)
+    await ward.send("note", string(path), string("again"))
+    await ward.lose(2, times=3)
+    ward.go_on()
+    await recorder.wait_for("task.succeeded", 2)
+    assert seen(path)[0][0] == str(os.getpid())
+    assert recorder.named("task.quarantined") == []
 
 
 async def test_once_is_no_suspicion(ward: Ward, recorder: Recorder, path: str) -> None:

@@ -36,6 +36,7 @@ from .execution import Execution
 from .executors import refuse_inside_main_import
 from .link import Link
 from .publisher import Publisher
+from .quarantine import LostLinks
 from .registry import Registry, TaskConfig
 from .settings import default_url
 from .settle import Settler
@@ -174,6 +175,8 @@ class Server:
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
         self._cancels = CancelBook(config.exchange, self.hub, self._stop_running)
+        self.lost_links = LostLinks(self._loop.time)
+        self._has_connected = False
         self.one_suspect = asyncio.Lock()  # over all workers: what dies beside one that dies would be no proof
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
@@ -283,6 +286,9 @@ class Server:
     async def _declare_all(self, session: Session) -> None:
         queues = tuple(self._queues.values())
         await session.declare(Topology(self.config.exchange, queues, self.config.declare, self._schedules))
+        if self._has_connected:
+            self.lost_links.note()
+        self._has_connected = True
 
     def give_up(self, error: DispatcherError) -> None:
         """End the server: it closes as in `close()`, and `wait_closed()` raises `error`."""

@@ -26,7 +26,7 @@ from ..model.topology import check_name
 from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerInterrupted, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
 from .execution import Execution
-from .quarantine import is_suspect
+from .quarantine import LostLinks, is_suspect
 from .registry import Registry, TaskConfig
 from .runs import Runs
 from .settle import Settler
@@ -88,6 +88,7 @@ class WorkerHost(Protocol):
     """What a worker needs of its server. `one_suspect`: held while a suspect runs; its workers share it."""
 
     one_suspect: asyncio.Lock
+    lost_links: LostLinks
 
     async def live_session(self) -> Session: ...
     async def declare_for(self, worker: WorkerConfig) -> None: ...
@@ -335,7 +336,7 @@ class Worker:
         """Begin a delivery at once if it may, else let it wait for its slot."""
         if self.runs.adopt(session, delivery):
             pass  # it runs here since before its session was lost, and needs no slot of its own
-        elif is_suspect(delivery):
+        elif is_suspect(delivery, self._host.lost_links):
             self._suspects.append((session, delivery))
             self._suspected.set()
         elif not self._waiting and self.runs.room.is_set() and self._slots.try_take():
