@@ -49,8 +49,10 @@ class Played(NamedTuple):
 
     @property
     def unprovoked(self) -> list[str]:
-        """Why sessions ended that nobody had cut."""
-        return [note.text for note in self.lost if not A_CUT.search(note.text)]
+        """Why sessions ended that nobody had cut. A node that comes up after its kill may fail inside, and say so (541)."""
+        was_killed = any(fault.what == "broker_kill" for fault in self.ground.faults)
+        ours = [A_CUT, re.compile("INTERNAL_ERROR")] if was_killed else [A_CUT]
+        return [note.text for note in self.lost if not any(one.search(note.text) for one in ours)]
 
 
 async def play(ground: RabbitGround, folder: Path, plan: Plan) -> Played:
