@@ -47,6 +47,7 @@ class RabbitGround:
         self._proxy = proxy
         self._kills_at: list[float] = []
         self._is_unbound = False
+        self.waits_for_what_moves = True  # from one queue to the next: RabbitMQ may offer it again minutes later only
 
     def kill_at(self, *shares: float) -> None:
         """Have the node killed (`kill -9`) and started again once these shares of the tasks are published."""
@@ -69,7 +70,7 @@ class RabbitGround:
         deadline = time.monotonic() + ASK_SECONDS
         while True:
             try:
-                return self._node.admin.counts(self._vhost)
+                return self._node.admin.counts(self._vhost, in_transit=self.waits_for_what_moves)
             except AdminError:  # a queue without a leader: its node was started a moment ago
                 if time.monotonic() > deadline:
                     raise

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import copy
+import pickle
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from server_bench import Bench, Recorder, eventually
 
 from dispatcher import (
     ArgumentError,
+    BrokerBlocked,
     BrokerUnavailable,
+    CallNext,
     ConfigError,
+    ConnectionLost,
+    CurrentTask,
     Dispatcher,
+    PublishRefused,
+    PublishUnknown,
     Receipt,
     RetryPolicy,
     Server,
@@ -23,9 +34,13 @@ from dispatcher import (
     TaskConfig,
     current_task,
 )
-from dispatcher.brokers.base import Message
+from dispatcher.brokers.base import Cancel, Message
+from dispatcher.brokers.memory.cancels import MemoryCancels
+from dispatcher.brokers.rabbitmq.cancels import RabbitCancels
+from dispatcher.brokers.sqlite.cancels import SqliteCancels
 from dispatcher.model import headers as names
 from dispatcher.runtime import runs as runs_module
+from dispatcher.runtime.cancels import record_cancel
 
 RETRIED = RetryPolicy(max_attempts=5, base_seconds=0.02, jitter=False)
 
@@ -330,3 +345,182 @@ async def test_a_worker_with_room_for_few_keeps_order(bench: Bench, recorder: Re
     await recorder.wait_for("task.dead_lettered", 30)
     await recorder.wait_for("task.succeeded", 30)
     assert sorted(ran) == list(range(1, 60, 2))
+
+
+async def test_a_cancellation_that_comes_late_is_a_failure(
+    bench: Bench, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine that tidies up beyond its patience and then lets `CancelledError` out was not cut short by its worker."""
+    monkeypatch.setattr(runs_module, "CANCEL_PATIENCE_SECONDS", 0.05)
+    go_on = asyncio.Event()
+
+    async def task() -> None:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            await go_on.wait()
+            raise
+
+    await bench.worker(task=TaskConfig(task, timeout_seconds=0.05, on_timeout="cancel"))
+    await publish(bench.server, "task")
+    await recorder.wait_for("task.overran")
+    go_on.set()
+    [dead] = await recorder.wait_for("task.dead_lettered")
+    assert (dead.reason, dead.attempt) == ("failed", 1)
+    assert recorder.named("task.handed_back") == []
+
+
+async def test_an_old_cancel_that_is_told_again_stops_no_replay(bench: Bench, recorder: Recorder) -> None:
+    """A new session tells all of them anew, in whatever order: what was replayed since goes on."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def task() -> None:
+        began.set()
+        await go_on.wait()
+
+    await bench.worker(task=TaskConfig(task))
+    receipt = await publish(bench.server, "task", delay_seconds=1)
+    await receipt.cancel()
+    await receipt.cancel()
+    await recorder.wait_for("task.dead_lettered")
+    [letter] = await bench.dead_letters()
+    session = await bench.server.live_session()
+    again = {names.REPLAYED_AT: int(time.time() * 1000) + 1}
+    await session.publish(Message("ex", "rk", letter.body, receipt.uuid, again))
+    await wait_set(began)
+    await bench.lose(session)
+    await recorder.wait_for("worker.started", 2)
+    go_on.set()
+    await recorder.wait_for("task.succeeded")
+    assert recorder.named("task.cancelling") == []
+
+
+async def test_a_broker_that_tells_no_cancels_stops_no_worker(
+    bench: Bench, recorder: Recorder, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says instead: that is told, asked again, and tasks run meanwhile."""
+
+    async def refuse(self: object, on_cancel: object) -> None:
+        raise ConfigError("no channel left")
+
+    async def task() -> None: ...
+
+    for owner in (MemoryCancels, SqliteCancels, RabbitCancels):
+        monkeypatch.setattr(owner, "watch", refuse)
+    await bench.worker(task=TaskConfig(task))
+    await publish(bench.server, "task")
+    await recorder.wait_for("task.succeeded")
+    [event] = await recorder.wait_for("cancels.unheard")
+    assert event.error == "no channel left"
+
+
+def two_look() -> None:
+    seen: list[object] = []
+    context = contextvars.copy_context()
+
+    def look() -> None:
+        try:
+            for _ in range(2_000):
+                current_task().cancelled  # noqa: B018
+        except BaseException as error:
+            seen.append(error)
+
+    threads = [threading.Thread(target=context.copy().run, args=(look,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if seen:
+        raise RuntimeError(repr(seen[0]))
+
+
+async def test_threads_of_a_process_may_look_at_once(bench: Bench, recorder: Recorder) -> None:
+    """Each for itself."""
+    await bench.worker(task=TaskConfig(two_look, executor="process"))
+    await publish(bench.server, "task")
+    await recorder.wait_for("task.succeeded")
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_what_waits_in_middleware_does_not_begin(
+    url: str, kind: str, recorder: Recorder, request: pytest.FixtureRequest, executor: Any, tmp_path: Path
+) -> None:
+    """Its sender was told that it is cancelled."""
+    if kind == "rabbitmq-work-role":
+        url = request.getfixturevalue("vhost_url")
+    waiting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def patient(task: CurrentTask, call_next: CallNext) -> None:
+        waiting.set()
+        await go_on.wait()
+        await call_next()
+
+    app = Dispatcher(url, observers=[recorder], middleware=[patient])
+    task = app.task(name="touch", executor=executor)(touch)
+    async with app:
+        worker = asyncio.create_task(app.run_worker())
+        receipt = await task.send(str(tmp_path / "ran"))
+        await wait_set(waiting)
+        await receipt.cancel()
+        await recorder.wait_for("task.cancelling")
+        go_on.set()
+        [dead] = await recorder.wait_for("task.dead_lettered")
+        worker.cancel()
+        await asyncio.wait([worker])
+    assert dead.reason == "cancelled"
+    assert not (tmp_path / "ran").exists()
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def test_a_receipt_can_be_copied_and_sent_about() -> None:
+    """What is left of it is the uuid."""
+    receipt = Receipt("u", canceller=_never)
+    for other in (pickle.loads(pickle.dumps(receipt)), copy.deepcopy(receipt)):
+        assert other == receipt and other.canceller is None
+
+
+async def _never(uuid: str) -> None:
+    raise AssertionError(uuid)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([PublishRefused("no right", final=True)], PublishRefused),
+        ([PublishRefused("full"), BrokerBlocked("alarm")], BrokerBlocked),
+        ([ConnectionLost("cut")], PublishUnknown),
+        ([None], None),
+        ([ConnectionLost("cut"), None], None),
+    ],
+)
+async def test_what_a_cancel_that_failed_says(answers: list[Any], expected: type[Exception] | None) -> None:
+    """Refused, not known, or done: never the one for the other."""
+    source = Source(answers)
+    if expected is None:
+        await record_cancel(source, "ex", "u", 5)
+    else:
+        with pytest.raises(expected):
+            await record_cancel(source, "ex", "u", 0.5)
+        assert expected is not PublishRefused or source.asked == 1
+
+
+class Source:
+    """A server with a session whose answers are given; the last one repeats."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+        self.asked = 0
+        self.session: Any = self
+        self.cancels = self
+
+    async def live_session(self) -> Any:
+        return self
+
+    async def add(self, cancel: Cancel) -> None:
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        if answer is not None:
+            raise answer

@@ -330,6 +330,7 @@ def test_a_cancelled_task_is_parked_by_a_worker_that_starts_later(cli: Cli) -> N
     assert cli.ok("cancel", "tasks:app", first, "nobody's") == "cancelled 2\n"
     assert cli.ok("cancel", "--url", cli.env["DISPATCHER_URL"], second) == "cancelled 1\n"
     assert cli.ok("cancel", "--exchange", "another", third) == "cancelled 1\n"
+    assert cli.ok("cancel", "order:17") == "cancelled 1\n"
     worker = cli.start("worker", "tasks:app", "--burst")
     assert worker.exit_code() == 0
     worker.wait_for("note c 0\n")
@@ -340,7 +341,6 @@ def test_a_cancelled_task_is_parked_by_a_worker_that_starts_later(cli: Cli) -> N
     ("words", "message", "hint"),
     [
         ((), "expected at least one UUID, got none", "dispatcher send"),
-        (("tasks:app",), "expected at least one UUID, got none", "dispatcher send"),
         (("tasks:app", ""), "uuid: expected a non-empty string", "dispatcher send"),
         (("tasks:app", "u" * 256), "expected at most 255 bytes", "dispatcher send"),
         (("tasks:app", "--url", "sqlite:///x.db", "u"), "there is no broker file", "--url"),

@@ -194,3 +194,12 @@ def test_looking_never_creates_anything(cli: Cli, rabbitmq: RabbitMq, vhost: str
     assert done.returncode == 78, done.stderr
     assert "'default'" in done.stderr
     assert rabbitmq.admin.list_queues(vhost) == {}
+
+
+def test_a_cancel_needs_no_app(cli: Cli) -> None:
+    """It is about no queue; `--exchange` names another than the usual one."""
+    uuid = cli.ok("send", "tasks:app", "note", "x").strip()
+    assert cli.ok("cancel", uuid) == "cancelled 1\n"
+    worker = cli.start("worker", "tasks:app", "--burst")
+    assert worker.exit_code() == 0
+    assert (depths(cli)["ready"], depths(cli)["dead"]) == (0, 1)

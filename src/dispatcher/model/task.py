@@ -60,10 +60,14 @@ class Receipt(msgspec.Struct, frozen=True, eq=False):
     def __repr__(self) -> str:
         return f"Receipt(uuid={self.uuid!r})"
 
-    async def cancel(self) -> None:
-        """Cancel the task, over the connection that published it. See `Server.cancel`.
+    def __reduce__(self) -> tuple[type[Receipt], tuple[str]]:
+        """Copies and pickles keep the uuid alone: a connection is of its process."""
+        return Receipt, (self.uuid,)
 
-        `ConfigError` for a receipt that no publish returned.
+    async def cancel(self) -> None:
+        """Cancel the task, over the connection that published it, while that is open. See `Server.cancel`.
+
+        `ConfigError` for a receipt that no publish returned, and for one of `send_sync`: see `Dispatcher.cancel_sync`.
         """
         if self.canceller is None:
             raise ConfigError("this receipt was not returned by a publish; cancel with app.cancel(uuid)")

@@ -8,7 +8,7 @@ import time
 import click
 
 from ..brokers.base import Cancel
-from ..errors import ArgumentError
+from ..errors import ArgumentError, PublishUnknown
 from ..model.task import check_uuid
 from .connect import Place, broker_option, broker_place, looking
 from .failures import EXIT_USAGE, CliError
@@ -17,6 +17,7 @@ from .locate import looks_like_target
 __all__ = ["command"]
 
 DEFAULT_EXCHANGE = "dispatcher"
+ANSWER_SECONDS = 30.0
 
 
 @click.command("cancel")
@@ -31,7 +32,8 @@ def command(ctx: click.Context, words: tuple[str, ...], url: str | None, exchang
     coroutine is cancelled, a process that has not ended in 5 s is killed, a thread must look at
     current_task().cancelled. One that has ended has ended: nothing tells which of these it was.
     """
-    target, uuids = (words[0], words[1:]) if words and url is None and looks_like_target(words[0]) else (None, words)
+    has_target = len(words) > 1 and url is None and looks_like_target(words[0])
+    target, uuids = (words[0], words[1:]) if has_target else (None, words)
     if not uuids:
         raise CliError("expected at least one UUID, got none", "'dispatcher send' prints them", exit_code=EXIT_USAGE)
     try:
@@ -46,6 +48,13 @@ def command(ctx: click.Context, words: tuple[str, ...], url: str | None, exchang
 async def _cancel(place: Place, exchange: str | None, uuids: tuple[str, ...]) -> None:
     if exchange is None:
         exchange = DEFAULT_EXCHANGE if place.topology is None else place.topology.exchange
-    async with looking(place, "dispatcher cancel") as session:
+    async with looking(place, "dispatcher cancel", needs_queues=False) as session:
         for uuid in uuids:
-            await session.cancels.add(Cancel(exchange, uuid, int(time.time() * 1000)))
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await session.cancels.add(Cancel(exchange, uuid, int(time.time() * 1000)))
+            except TimeoutError:
+                raise PublishUnknown(
+                    f"cancel of {uuid}: no answer from the broker within {ANSWER_SECONDS:g} s; it may be recorded",
+                    uuid=uuid,
+                ) from None

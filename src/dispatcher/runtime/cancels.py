@@ -16,9 +16,8 @@ from ..errors import (
     BrokerUnavailable,
     ConnectionLost,
     DispatcherError,
-    PublishError,
     PublishRefused,
-    TopologyMismatch,
+    PublishUnknown,
 )
 from ..model import headers as names
 from ..model.outcome import Cancelled
@@ -42,6 +41,8 @@ async def record_cancel(source: SessionSource, exchange: str, uuid: str, timeout
     last: DispatcherError = BrokerUnavailable(
         f"cancel of {uuid}: no connection to the broker within {timeout_seconds:g} s", uuid=uuid
     )
+    unknown = PublishUnknown(f"cancel of {uuid}: no answer from the broker; it may be recorded", uuid=uuid)
+    may_be_recorded = False
     try:
         async with asyncio.timeout(timeout_seconds):
             while True:
@@ -49,23 +50,26 @@ async def record_cancel(source: SessionSource, exchange: str, uuid: str, timeout
                     session = source.session or await source.live_session()
                 except ConnectionLost as error:
                     raise BrokerUnavailable(f"cancel of {uuid}: {error}", uuid=uuid) from error
+                before, may_be_recorded = may_be_recorded, True  # until the broker has answered
                 try:
                     await session.cancels.add(cancel)
                 except (PublishRefused, BrokerBlocked) as error:
-                    last = error
-                except ConnectionLost as error:
-                    last = BrokerUnavailable(f"cancel of {uuid}: {error}", uuid=uuid)
+                    may_be_recorded, last = before, error
+                    if isinstance(error, PublishRefused) and error.final:
+                        raise
+                except ConnectionLost:
+                    pass  # nobody knows whether it came through
                 else:
                     return
                 await asyncio.sleep(PAUSE_SECONDS)
     except TimeoutError:
-        raise last from None
+        raise (unknown if may_be_recorded else last) from None
 
 
 class CancelBook:
-    """The cancels of one exchange. `stop_running` is called with the uuid and the reason of each that is news."""
+    """The cancels of one exchange. `stop_running` is called with the uuid of each that is news."""
 
-    def __init__(self, exchange: str, hub: EventHub, stop_running: Callable[[str, Cancelled], None]) -> None:
+    def __init__(self, exchange: str, hub: EventHub, stop_running: Callable[[str], None]) -> None:
         self._exchange = exchange
         self._hub = hub
         self._stop_running = stop_running
@@ -103,14 +107,10 @@ class CancelBook:
         while not session.closed.done():
             try:
                 ended = await session.cancels.watch(self._note)
-            except (TopologyMismatch, PublishError) as error:
-                self._tell_unheard(str(error))
-                _resolve(heard, None)
-            except ConnectionLost as error:
+            except DispatcherError as error:
                 if session.closed.done():
-                    _resolve(heard, error)
-                    return
-                self._tell_unheard(str(error))
+                    break
+                self._tell_unheard(str(error))  # and tasks run without: a queue that stands still would be worse
                 _resolve(heard, None)
             else:
                 self._unheard_because = ""
@@ -127,11 +127,12 @@ class CancelBook:
     def _note(self, cancel: Cancel) -> None:
         if cancel.exchange != self._exchange:
             return
-        before = self._cancelled_at.pop(cancel.uuid, None)  # so that the latest are the last, and age can be pruned
+        if cancel.cancelled_at_ms <= self._cancelled_at.get(cancel.uuid, -1):
+            return  # told again
+        self._cancelled_at.pop(cancel.uuid, None)  # so that the latest are the last, and age can be pruned
         self._cancelled_at[cancel.uuid] = cancel.cancelled_at_ms
         self._forget_old()
-        if before != cancel.cancelled_at_ms:
-            self._stop_running(cancel.uuid, _result(cancel.cancelled_at_ms))
+        self._stop_running(cancel.uuid)
 
     def _forget_old(self) -> None:
         oldest_ms = (time.time() - CANCEL_DAYS * 86_400) * 1000

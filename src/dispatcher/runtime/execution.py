@@ -35,6 +35,7 @@ from ..observe.events import ProcessReplaced, TaskQuarantined, TaskReturnedError
 from ..observe.hooks import CallNext, EventHub, Middleware
 from .cancels import CancelBook
 from .executors import Call, CoroutineExecutor, Executor, ProcessExecutor, ThreadExecutor, check_returned, error_of
+from .executors.call import RunTask
 from .quarantine import Quarantine, died_alone, holders_lost, redeliveries_of
 from .registry import Place, RegisteredTask
 from .settle import Unsettled
@@ -124,6 +125,8 @@ class Run:
         """It did not stop when it was asked to: what it does in the end counts again."""
         if self.call is not None:
             self.call.stopped = None
+            if isinstance(self.call.run, RunTask):
+                self.call.run.cancelled_from_outside = False  # a cancellation that it lets out now is its own failure
 
 
 Prepared: TypeAlias = Ready | Refused
@@ -201,6 +204,10 @@ class Execution:
             del self._counted[next(iter(self._counted))]
         self._counted[uuid] = None
         return True
+
+    def cancel_of(self, ready: Ready) -> Cancelled | None:
+        """The cancel that holds for a task that runs."""
+        return self._cancels.result_of(ready.uuid, ready.headers)
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -297,6 +304,8 @@ class Execution:
             nonlocal began
             if began:
                 raise TaskError("a middleware awaited call_next() twice: a delivery is one run")
+            if call.current.cancel_asked:
+                raise TaskError("it was cancelled before it began")
             began = True
             await (on_loop() if place == "loop" else elsewhere())
 

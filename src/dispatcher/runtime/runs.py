@@ -17,12 +17,13 @@ from ..model.outcome import (
     CutShort,
     DeadLetter,
     DiedAlone,
+    Discarded,
     Outcome,
     Raised,
+    Rejected,
     Result,
     RetryLater,
     Returned,
-    Snoozed,
     SnoozeLater,
     decide,
 )
@@ -39,6 +40,9 @@ __all__ = ["Runs"]
 
 CANCEL_PATIENCE_SECONDS = 5.0
 """A cancelled coroutine that has not ended by then counts as overrunning."""
+
+ENDED_BY_ITSELF = (Returned, Rejected, Discarded, CutShort)
+"""What a cancelled task may still end with; everything else is `Cancelled`."""
 
 CUT_SHORT_PATIENCE_SECONDS = 2.0
 """How long a run that is cut short may take to end before its delivery is handed back all the same."""
@@ -164,7 +168,7 @@ class Runs:
         ready = run.prepared
         assert isinstance(ready, Ready)
         self._report(run, result)
-        if run.cancelled is not None and isinstance(result, Raised | Snoozed):
+        if run.cancelled is not None and not isinstance(result, ENDED_BY_ITSELF):
             result = run.cancelled  # it shall not run again, whatever its policy
         self._settle(run, _fate(result, ready, run.item.attempt))
 
@@ -189,11 +193,14 @@ class Runs:
                 )
             )
 
-    def cancel(self, uuid: str, why: Cancelled) -> None:
+    def cancel(self, uuid: str) -> None:
         """The sender of task `uuid` has cancelled it: tell its runs here, and stop those that can be stopped."""
         for run in self._runs:
             if run.running and run.call is not None and run.item.uuid == uuid and run.cancelled is None:
-                item = run.item
+                item, ready = run.item, run.prepared
+                why = self._execution.cancel_of(ready) if isinstance(ready, Ready) else None
+                if why is None:
+                    continue  # it was replayed since
                 self._hub.emit(TaskCancelling(item.uuid, item.task, item.delivery.queue, item.attempt))
                 run.cancelled = why
                 run.ask_to_cancel(why)

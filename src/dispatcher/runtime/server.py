@@ -25,7 +25,6 @@ from ..errors import (
     DispatcherError,
     WorkerNotFound,
 )
-from ..model.outcome import Cancelled
 from ..model.task import Receipt, Task, check_uuid
 from ..model.topology import DeclareMode, Queue, Topology, check_name
 from ..observe.context import CURRENT_TASK
@@ -335,14 +334,19 @@ class Server:
         `current_task().cancelled`. One that has ended has ended, and nobody is told. The record is kept for
         `CANCEL_DAYS` days. Tasks of another server's exchange are not meant.
 
-        Raises `ArgumentError` for what is no uuid, and like `publish`.
+        Raises `ArgumentError` for what is no uuid, and like `publish`: `PublishUnknown` where it may be recorded.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(
+                "this server was connected on another event loop, as that of send_sync is; cancel with app.cancel(uuid), or"
+                " app.cancel_sync(uuid) in synchronous code"
+            )
         self._check_may_publish()
         await record_cancel(self, self.config.exchange, check_uuid(uuid), self.config.publish_timeout_seconds)
 
-    def _stop_running(self, uuid: str, why: Cancelled) -> None:
+    def _stop_running(self, uuid: str) -> None:
         for worker in self._workers.values():
-            worker.runs.cancel(uuid, why)
+            worker.runs.cancel(uuid)
 
     async def hear_cancels(self, session: Session) -> None:
         """Return once it is known what was cancelled until now. `ConnectionLost` where the session is lost meanwhile."""

@@ -28,7 +28,9 @@ SEGMENT_BYTES = 1_000_000
 """A stream forgets whole segments, once they are full and all in them is too old: small ones, since a cancel is small."""
 
 PREFETCH = 1000
-READ_SECONDS = 30.0
+SILENCE_SECONDS = 10.0
+"""How long nothing may come of what is still to be read."""
+
 QUIET_SECONDS = 0.5
 """While an alarm lets no mark through, what has been quiet for so long was read to its end."""
 
@@ -76,6 +78,7 @@ class RabbitCancels:
             await reader.start()
             await self._read_to_end(reader)
         except AmqpError as error:
+            channel.let_go()  # where it only did not answer
             raise refusal(error, f"reading stream {CANCEL_EXCHANGE!r}", "to read it") from error
         except BaseException:
             channel.let_go()
@@ -86,19 +89,16 @@ class RabbitCancels:
         """Return once all that was recorded before was told: when a mark comes back that was put at the end."""
         mark = Message(CANCEL_EXCHANGE, KEY, b"", "", {names.CANCEL_MARK: reader.mark})
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                try:
-                    await self._publish(mark)
-                except BrokerBlocked:
-                    await reader.quiet(QUIET_SECONDS)
-                except Unroutable as error:
-                    raise TopologyMismatch(f"stream {CANCEL_EXCHANGE!r} is not bound to its exchange") from error
-                else:
-                    await reader.wait_mark()
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await self._publish(mark)
+        except BrokerBlocked:
+            await reader.quiet(QUIET_SECONDS)
+        except Unroutable as error:
+            raise TopologyMismatch(f"stream {CANCEL_EXCHANGE!r} is not bound to its exchange") from error
         except TimeoutError:
-            raise ConnectionLost(
-                f"expected to have read stream {CANCEL_EXCHANGE!r} within {READ_SECONDS:.0f} s"
-            ) from None
+            raise ConnectionLost(f"expected the broker to confirm within {SILENCE_SECONDS:.0f} s") from None
+        else:
+            await reader.wait_mark()
 
 
 class _Reader:
@@ -124,7 +124,11 @@ class _Reader:
         self._channel.closed.add_done_callback(self._end)
 
     async def wait_mark(self) -> None:
-        await asyncio.wait([self._seen_mark, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        while not (self._seen_mark.done() or self.ended.done()):
+            left = self._last_at + SILENCE_SECONDS - self._loop.time()
+            if left <= 0:
+                raise ConnectionLost(f"stream {CANCEL_EXCHANGE!r}: nothing came for {SILENCE_SECONDS:.0f} s")
+            await asyncio.wait([self._seen_mark, self.ended], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if not self._seen_mark.done():
             raise ConnectionLost(f"the broker ended the reading of stream {CANCEL_EXCHANGE!r}")
 

@@ -72,6 +72,11 @@ class SqliteCancels:
 
     async def watch(self, on_cancel: Callable[[Cancel], None]) -> asyncio.Future[None]:
         self._watchers.append(on_cancel)
-        for cancel in await self._call(self._table.begin):
+        try:
+            recorded = await self._call(self._table.begin)
+        except BaseException:
+            self._watchers.remove(on_cancel)
+            raise
+        for cancel in recorded:
             on_cancel(cancel)
         return asyncio.get_running_loop().create_future()  # it is told for as long as the session lives

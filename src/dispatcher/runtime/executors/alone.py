@@ -6,6 +6,7 @@ It runs user code, so it never settles anything. That a child died is in `Call.d
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 
@@ -13,6 +14,7 @@ from ...model.outcome import BadArguments, CutShort, Raised, Result
 from .call import Call, Executor
 from .coroutines import CoroutineExecutor
 from .processes import ProcessExecutor
+from .threads import put_off_deadline
 
 __all__ = ["AloneExecutor"]
 
@@ -36,6 +38,7 @@ class AloneExecutor:
         ended: asyncio.Future[Result] = self._loop.create_future()
         context = copy_context()  # what middleware set, for a run in place
         on_began = call.on_began
+        submitted_at = time.time()
         began = False
 
         def note_began() -> None:
@@ -46,11 +49,12 @@ class AloneExecutor:
 
         def heard(child: asyncio.Future[Result]) -> None:
             result = child.result()
-            if began or call.stopped is not None or isinstance(result, CutShort):
+            if began or call.stopped is not None or call.current.cancel_asked or isinstance(result, CutShort):
                 ended.set_result(result)
                 return
             self._on_in_place(call, _why(result))
             call.on_began = on_began
+            put_off_deadline(call, time.time() - submitted_at)
             context.run(self._submit_in_place, call, ended)
 
         call.on_began = note_began

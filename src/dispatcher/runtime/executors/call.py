@@ -133,6 +133,7 @@ class RunTask(asyncio.Task[Result]):
     """
 
     cancelled_from_outside = False
+    was_told = False  # to stop, by its executor
 
     def cancel(self, msg: Any | None = None) -> bool:
         if asyncio.current_task(self.get_loop()) is not self:

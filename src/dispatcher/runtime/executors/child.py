@@ -63,9 +63,13 @@ def main(connection: socket.socket, logs: LogSetup | None) -> None:
 
 def _arrival(connection: socket.socket) -> Callable[[], bool]:
     """Whether anything has come, without taking it. While a task runs that is its cancel, or the worker's end."""
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return lambda: bool(poll.poll(0))
+
+    def look() -> bool:
+        poll = select.poll()  # for each look its own: two threads of a task may not share one
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+
+    return look
 
 
 def _read_frame(connection: socket.socket) -> bytes | None:

@@ -40,6 +40,7 @@ class CoroutineExecutor:
         if call not in self._running:
             return False
         call.stopped = result
+        call.run.was_told = True
         call.run.cancel()
         return True
 
@@ -55,7 +56,7 @@ class CoroutineExecutor:
         await _wait([call.run for call in self._running], grace_seconds)
         left = list(self._running)
         # What was told to stop before and goes on has had its time.
-        first_told = [call.run for call in left if not call.run.cancelled_from_outside]
+        first_told = [call.run for call in left if not call.run.was_told]
         for call in left:
             self.stop(call, CutShort())
         await _wait(first_told, STOP_SECONDS)

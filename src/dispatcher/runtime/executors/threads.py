@@ -21,7 +21,7 @@ from ...model.outcome import CutShort, Result
 from .call import Call, run_plain
 from .failures import result_of
 
-__all__ = ["ThreadExecutor"]
+__all__ = ["ThreadExecutor", "put_off_deadline"]
 
 _Run: TypeAlias = tuple[Call, Context, asyncio.Future[Result], float | None]
 """The last is when it began to wait for a thread, in Unix seconds; None where it need not wait, or nobody asks."""
@@ -125,7 +125,7 @@ class ThreadExecutor:
         while (run := self._inbox.get()) is not None:
             call, context, future, waits_since = run
             if waits_since is not None:
-                _put_off_deadline(call, time.time() - waits_since)
+                put_off_deadline(call, time.time() - waits_since)
             result = context.run(run_plain, call)
             self._hand_over(future, result)
             del run, call, context, future, result  # nothing of a task is kept while waiting for the next
@@ -141,7 +141,8 @@ class ThreadExecutor:
                 pass  # the loop is closed: this function was abandoned, and nobody waits for it
 
 
-def _put_off_deadline(call: Call, seconds: float) -> None:
+def put_off_deadline(call: Call, seconds: float) -> None:
+    """It has waited that long for where it runs: that is not the function's time."""
     current = call.current
     if current.deadline_at is not None:
         call.current = msgspec.structs.replace(current, deadline_at=current.deadline_at + seconds)
