@@ -33,8 +33,8 @@ QUEUES = len(ledger_app.queues)
 A_CUT = re.compile(r"reset the connection|closed the connection|no second connection|connection refused")
 """How a session may end in these runs. An error of the protocol, as a stale ack brings it, is no such end."""
 
-PROTOCOL_ERROR = re.compile(r"operation basic\.\w+ caused .*")
-"""What RabbitMQ logs of a client that acked what it may not, or published what cannot be."""
+PROTOCOL_ERROR = re.compile(r"operation basic\.\w+ caused (?!.* is down or inaccessible).*")
+"""What RabbitMQ logs of a client that acked what it may not, or published what cannot be; not of its own being down."""
 
 
 class Played(NamedTuple):

@@ -19,7 +19,7 @@ from ...model.topology import CANCEL_DAYS, CANCEL_EXCHANGE
 from ..base import Cancel, Message
 from .delivery import raw_headers
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
-from .translate import refusal
+from .translate import is_down, refusal
 
 __all__ = ["RabbitCancels", "cancel_stream"]
 
@@ -31,6 +31,10 @@ PREFETCH = 1000
 SILENCE_SECONDS = 10.0
 """How long nothing may come of what is still to be read."""
 
+DOWN_SECONDS = 10.0
+"""How long the stream may be down before tasks run without knowing what was cancelled."""
+
+LOOK_AGAIN_SECONDS = 0.2
 QUIET_SECONDS = 0.5
 """While an alarm lets no mark through, what has been quiet for so long was read to its end."""
 
@@ -72,14 +76,22 @@ class RabbitCancels:
             ) from error
 
     async def watch(self, on_cancel: Tell) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + DOWN_SECONDS
+        while True:
+            try:
+                return await self._watch(on_cancel)
+            except AmqpError as error:
+                if not is_down(error) or loop.time() > patient_until:
+                    raise refusal(error, f"reading stream {CANCEL_EXCHANGE!r}", "to read it") from error
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)  # a broker that has just started: its streams come last
+
+    async def _watch(self, on_cancel: Tell) -> asyncio.Future[None]:
         channel = await self._open_channel()
         reader = _Reader(channel, on_cancel)
         try:
             await reader.start()
             await self._read_to_end(reader)
-        except AmqpError as error:
-            channel.let_go()  # where it only did not answer
-            raise refusal(error, f"reading stream {CANCEL_EXCHANGE!r}", "to read it") from error
         except BaseException:
             channel.let_go()
             raise
