@@ -190,7 +190,7 @@ async def test_a_wall_clock_set_back_makes_what_waits_wait_for_it() -> None:
     """It is due at its time by the clock; what was due before stays so, handed back too."""
     clock = Clock()
     store = Store(clock)
-    session = MemorySession(store, "test", ignore, set())
+    session = MemorySession(store, "test", ignore, set(), Book(clock))
     await session.declare(TOPOLOGY)
     await session.publish(message(b"first", ready_at_ms=clock.now + 500))
     await session.publish(message(b"second", ready_at_ms=clock.now + 1000))
