@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from brokers_under_test import BROKERS, Rig, soon
 
-from dispatcher.brokers.base import Cancel
-from dispatcher.model.topology import CANCEL_DAYS, Queue
+from dispatcher.brokers.base import CANCEL_DAYS, Cancel
+from dispatcher.model.topology import Queue
 
 Q = Queue("q", binding_keys=("q",))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import logging
 import pickle
 import threading
 import time
@@ -39,8 +40,10 @@ from dispatcher.brokers.memory.cancels import MemoryCancels
 from dispatcher.brokers.rabbitmq.cancels import RabbitCancels
 from dispatcher.brokers.sqlite.cancels import SqliteCancels
 from dispatcher.model import headers as names
+from dispatcher.observe.hooks import EventHub
+from dispatcher.observe.logs import LogObserver
 from dispatcher.runtime import runs as runs_module
-from dispatcher.runtime.cancels import record_cancel
+from dispatcher.runtime.publisher import Publisher
 
 RETRIED = RetryPolicy(max_attempts=5, base_seconds=0.02, jitter=False)
 
@@ -499,12 +502,24 @@ async def _never(uuid: str) -> None:
 async def test_what_a_cancel_that_failed_says(answers: list[Any], expected: type[Exception] | None) -> None:
     """Refused, not known, or done: never the one for the other."""
     source = Source(answers)
-    if expected is None:
-        await record_cancel(source, "ex", "u", 5)
-    else:
-        with pytest.raises(expected):
-            await record_cancel(source, "ex", "u", 0.5)
-        assert expected is not PublishRefused or source.asked == 1
+    publisher = Publisher(
+        source,
+        EventHub(LogObserver(logging.getLogger("test"))),
+        exchange="ex",
+        default_routing_key="rk",
+        publish_timeout_seconds=5 if expected is None else 0.5,
+        max_body_bytes=1000,
+        canceller=_never,
+    )
+    try:
+        if expected is None:
+            await publisher.cancel("u")
+        else:
+            with pytest.raises(expected):
+                await publisher.cancel("u")
+            assert expected is not PublishRefused or source.asked == 1
+    finally:
+        publisher.close()
 
 
 class Source:

@@ -318,14 +318,13 @@ def test_a_user_without_any_right(cli: Cli, vhost_url: str, vhost: str, broker_a
 
 
 def test_a_right_that_was_forgotten(cli: Cli, vhost_url: str, vhost: str, broker_admin: Admin) -> None:
-    """A user who may consume, and may not write dead letters: a warning that names what is missing."""
+    """A user who may consume, and may not write dead letters, nor hear of cancels: a warning that names what is missing."""
     declared(vhost_url)
-    broker_admin.add_user(
-        f"half-{vhost}", "canary", vhost, ("^$", r"^(shop|dispatcher\.delay.*)$", "^(emails|reports)$")
-    )
+    write, read = r"^(shop|dispatcher\.delay.*|dispatcher\.cancel)$", "^(emails|reports)$"
+    broker_admin.add_user(f"half-{vhost}", "canary", vhost, ("^$", write, read))
     code, found = examined(cli, as_user(vhost_url, f"half-{vhost}", "canary"), "shop:app")
     assert (code, found["right to work"]["status"], found["right to publish"]["status"]) == (0, "warning", "ok")
-    assert found["right to work"]["text"].endswith("it may not write 'dispatcher.dead'")
+    assert found["right to work"]["text"].endswith("it may not consume 'dispatcher.cancel', write 'dispatcher.dead'")
 
 
 def test_absent_and_not_allowed_to_create(cli: Cli, vhost_url: str, vhost: str, broker_admin: Admin) -> None:

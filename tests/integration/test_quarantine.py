@@ -16,7 +16,7 @@ from server_bench import DEADLINE_SECONDS, Bench, Recorder, eventually
 
 from dispatcher import CallNext, Receipt, RetryPolicy, Task, TaskArgument, TaskConfig, Worker, WorkerConfig
 from dispatcher.observe.context import CurrentTask
-from dispatcher.runtime.quarantine import LostLinks
+from dispatcher.runtime.link import LostLinks
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -57,7 +57,7 @@ class Ward:
     ) -> Worker:
         """`knows_its_links` False: the holders that are lost are others', as far as it can tell."""
         if not knows_its_links:
-            self.bench.server.lost_links = LostLinks(count(step=3_600.0).__next__)
+            self.bench.server._link.lost = LostLinks(count(step=3_600.0).__next__)
         config = WorkerConfig("w", "q", ("rk",), limit, prefetch)
         worker = await self.bench.server.new_worker(config, {"hold": TaskConfig(self._hold), **configs})
         await worker.start()

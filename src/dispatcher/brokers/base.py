@@ -22,6 +22,7 @@ import msgspec
 from ..model.topology import Topology
 
 __all__ = [
+    "CANCEL_DAYS",
     "Blocked",
     "Broker",
     "BrokerEvent",
@@ -45,6 +46,7 @@ __all__ = [
     "SessionsReleased",
     "TopologyDiffers",
     "Unblocked",
+    "oldest_cancel_ms",
 ]
 
 Headers: TypeAlias = Mapping[str, Any]
@@ -123,6 +125,15 @@ class Consumer(Protocol):
     async def stop(self) -> None:
         """Take nothing more; hand back what was not iterated over yet. Twice is fine."""
         ...
+
+
+CANCEL_DAYS = 30
+"""How long a cancel is kept: a task that waits for longer after it runs all the same."""
+
+
+def oldest_cancel_ms(now_ms: int) -> int:
+    """When the oldest cancel that still holds at `now_ms` was made, in Unix milliseconds."""
+    return now_ms - CANCEL_DAYS * 86_400_000
 
 
 class Cancel(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ __all__ = [
     "SNOOZES",
     "TRACEBACK",
     "UNKNOWN_SINCE",
+    "header_text",
 ]
 
 PREFIX = "x-dispatcher-"
@@ -96,3 +97,8 @@ ends the channel."""
 
 NOT_COPIED = frozenset((*BROKER_DEATH_HEADERS, *ROUTING_HEADERS))
 """Stripped from every copy, and refused from a sender: they would change where a message goes, or whether it arrives."""
+
+
+def header_text(text: str, length: int) -> str:
+    """Text as a header can carry it: at most `length` characters, and valid UTF-8 whatever an exception said."""
+    return text[:length].encode("utf-8", "backslashreplace").decode()

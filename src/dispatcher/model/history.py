@@ -80,10 +80,5 @@ def _bounded(history: tuple[FailedAttempt, ...], entries: int = MAX_ENTRIES) -> 
 
 
 def _shortened(entry: FailedAttempt, length: int) -> FailedAttempt:
-    texts = [_text(text, length) for text in (entry.where, entry.error_type, entry.error)]
+    texts = [names.header_text(text, length) for text in (entry.where, entry.error_type, entry.error)]
     return FailedAttempt(entry.attempt, entry.at_ms, *texts)
-
-
-def _text(text: str, length: int) -> str:
-    """Bounded, and valid UTF-8 whatever an exception said."""
-    return text[:length].encode("utf-8", "backslashreplace").decode()

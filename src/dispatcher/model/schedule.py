@@ -18,6 +18,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from ..errors import ConfigError
+from .retry import MAX_DELAY_SECONDS
 from .task import NAME_PATTERN
 
 __all__ = ["MOST_MISSED", "Due", "Misfire", "Schedule", "firing_uuid"]
@@ -36,7 +37,7 @@ CLOCK_SLACK_MS = 3_600_000
 LONGEST_FOLD = timedelta(hours=3)
 """Further than any clock is put back."""
 
-LONGEST_INTERVAL = timedelta(days=3653)
+LONGEST_INTERVAL = timedelta(seconds=MAX_DELAY_SECONDS)
 SHORTEST_INTERVAL = timedelta(seconds=1)
 
 _NAMED = {

@@ -14,7 +14,6 @@ import msgspec
 from ..errors import ConfigError
 
 __all__ = [
-    "CANCEL_DAYS",
     "CANCEL_EXCHANGE",
     "DEAD_EXCHANGE",
     "DELAY_EXCHANGE",
@@ -35,9 +34,6 @@ DELAY_EXCHANGE = "dispatcher.delay"
 
 CANCEL_EXCHANGE = "dispatcher.cancel"
 """Cancels of tasks are published here on RabbitMQ, and kept in a stream of the same name."""
-
-CANCEL_DAYS = 30
-"""How long a cancel is kept: a task that waits for longer after it runs all the same."""
 
 SCHEDULE_EXCHANGE = "dispatcher.schedule"
 """On RabbitMQ, what each schedule's leader keeps of it is published here: `brokers/rabbitmq/schedules.py`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import click
 
@@ -11,8 +12,8 @@ from ..brokers.base import Cancel
 from ..errors import ArgumentError, PublishUnknown
 from ..model.task import check_uuid
 from .connect import Place, broker_option, broker_place, looking
+from .dead_options import split
 from .failures import EXIT_USAGE, CliError
-from .locate import looks_like_target
 
 __all__ = ["command"]
 
@@ -32,8 +33,9 @@ def command(ctx: click.Context, words: tuple[str, ...], url: str | None, exchang
     coroutine is cancelled, a process that has not ended in 5 s is killed, a thread must look at
     current_task().cancelled. One that has ended has ended: nothing tells which of these it was.
     """
-    has_target = len(words) > 1 and url is None and looks_like_target(words[0])
-    target, uuids = (words[0], words[1:]) if has_target else (None, words)
+    target, uuids = split(words, url)
+    if target is not None and not uuids:
+        uuids, target = [target], None  # a uuid that looks like module:app
     if not uuids:
         raise CliError("expected at least one UUID, got none", "'dispatcher send' prints them", exit_code=EXIT_USAGE)
     try:
@@ -45,7 +47,7 @@ def command(ctx: click.Context, words: tuple[str, ...], url: str | None, exchang
     click.echo(f"cancelled {len(uuids)}")
 
 
-async def _cancel(place: Place, exchange: str | None, uuids: tuple[str, ...]) -> None:
+async def _cancel(place: Place, exchange: str | None, uuids: Sequence[str]) -> None:
     if exchange is None:
         exchange = DEFAULT_EXCHANGE if place.topology is None else place.topology.exchange
     async with looking(place, "dispatcher cancel", needs_queues=False) as session:

@@ -9,7 +9,7 @@ import asyncio
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta, tzinfo
 from functools import partial
 from itertools import chain, count
@@ -43,6 +43,7 @@ LONGEST_WORKER_NAME = 240
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Dispatcher:
@@ -286,24 +287,22 @@ class Dispatcher:
 
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
-        if _is_in_child():
-            async with self:
-                return await self.server.publish(task)
-        return await self.server.publish(task)
+        return await self._on_server(lambda server: server.publish(task))
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""
-        if _is_in_child():
-            async with self:
-                return await self.server.publish_many(tasks)
-        return await self.server.publish_many(tasks)
+        return await self._on_server(lambda server: server.publish_many(tasks))
 
     async def cancel(self, uuid: str) -> None:
         """Cancel the task of that uuid, whoever sent it. See `Server.cancel`."""
+        await self._on_server(lambda server: server.cancel(uuid))
+
+    async def _on_server(self, call: Callable[[Server], Awaitable[T]]) -> T:
+        """What `call` makes of the server; in a child process of a worker that is one of its own, for this one call."""
         if _is_in_child():
             async with self:
-                return await self.server.cancel(uuid)
-        return await self.server.cancel(uuid)
+                return await call(self.server)
+        return await call(self.server)
 
     def cancel_sync(self, uuid: str) -> None:
         """`cancel`, from synchronous code, over the connection of `send_sync`."""

@@ -10,60 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..brokers.base import Cancel, Session
-from ..errors import (
-    BrokerBlocked,
-    BrokerUnavailable,
-    ConnectionLost,
-    DispatcherError,
-    PublishRefused,
-    PublishUnknown,
-)
+from ..brokers.base import Cancel, Session, oldest_cancel_ms
+from ..errors import ConnectionLost, DispatcherError
 from ..model import headers as names
 from ..model.outcome import Cancelled
-from ..model.topology import CANCEL_DAYS
 from ..observe.events import CancelsUnheard
 from ..observe.hooks import EventHub
-from .publisher import SessionSource
 
-__all__ = ["CancelBook", "record_cancel"]
+__all__ = ["CancelBook"]
 
 WATCH_AGAIN_SECONDS = 1.0
-PAUSE_SECONDS = 0.2
-
-
-async def record_cancel(source: SessionSource, exchange: str, uuid: str, timeout_seconds: float) -> None:
-    """Record that task `uuid` of `exchange` is cancelled, on one session of `source` after the other until the deadline.
-
-    Raises what refused it last, `BrokerUnavailable` where there was no session.
-    """
-    cancel = Cancel(exchange, uuid, int(time.time() * 1000))
-    last: DispatcherError = BrokerUnavailable(
-        f"cancel of {uuid}: no connection to the broker within {timeout_seconds:g} s", uuid=uuid
-    )
-    unknown = PublishUnknown(f"cancel of {uuid}: no answer from the broker; it may be recorded", uuid=uuid)
-    may_be_recorded = False
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while True:
-                try:
-                    session = source.session or await source.live_session()
-                except ConnectionLost as error:
-                    raise BrokerUnavailable(f"cancel of {uuid}: {error}", uuid=uuid) from error
-                before, may_be_recorded = may_be_recorded, True  # until the broker has answered
-                try:
-                    await session.cancels.add(cancel)
-                except (PublishRefused, BrokerBlocked) as error:
-                    may_be_recorded, last = before, error
-                    if isinstance(error, PublishRefused) and error.final:
-                        raise
-                except ConnectionLost:
-                    pass  # nobody knows whether it came through
-                else:
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
-    except TimeoutError:
-        raise (unknown if may_be_recorded else last) from None
 
 
 class CancelBook:
@@ -135,7 +91,7 @@ class CancelBook:
         self._stop_running(cancel.uuid)
 
     def _forget_old(self) -> None:
-        oldest_ms = (time.time() - CANCEL_DAYS * 86_400) * 1000
+        oldest_ms = oldest_cancel_ms(int(time.time() * 1000))
         while self._cancelled_at:
             uuid, at_ms = next(iter(self._cancelled_at.items()))
             if at_ms >= oldest_ms:

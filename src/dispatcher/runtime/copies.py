@@ -144,8 +144,7 @@ class _Copier:
         )
 
     def _text(self, text: str) -> str:
-        """Text as a header can carry it: valid UTF-8 and bounded, whatever an exception said."""
-        return text[: self._length].encode("utf-8", "backslashreplace").decode()
+        return names.header_text(text, self._length)
 
 
 def _kept_headers(delivery: Delivery) -> dict[str, Any]:

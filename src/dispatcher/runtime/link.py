@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from ..brokers.base import Broker, BrokerEvent, Connected, Disconnected, OnEvent, Session
 from ..errors import ConfigError, ConnectionLost, DispatcherError, StorageError
 
-__all__ = ["Backoff", "Link"]
+__all__ = ["Backoff", "Link", "LostLinks"]
 
 
 class Backoff:
@@ -33,6 +34,28 @@ class Backoff:
         """What was waited for has come, and stayed."""
         self.bound_seconds = self._first
         self.pauses = 0
+
+
+LOSSES_REMEMBERED_SECONDS = 600.0
+
+
+class LostLinks:
+    """The links to the broker that this process has lost lately, and lived. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lost_at: deque[float] = deque()
+
+    def note(self) -> None:
+        """One more was lost."""
+        self._lost_at.append(self._clock())
+
+    @property
+    def recently(self) -> int:
+        """How many in the last ten minutes."""
+        while self._lost_at and self._lost_at[0] < self._clock() - LOSSES_REMEMBERED_SECONDS:
+            self._lost_at.popleft()
+        return len(self._lost_at)
 
 
 class Link:
@@ -63,6 +86,7 @@ class Link:
         self._retries = retries
         self._backoff = Backoff(first_pause_seconds, longest_pause_seconds)
         self._loop = asyncio.get_running_loop()
+        self.lost = LostLinks(self._loop.time)
         self._session: Session | None = None
         self._up: asyncio.Future[Session] = self._loop.create_future()
         self._told: str | None = None  # the failure that was told last, None since the last success
@@ -174,6 +198,7 @@ class Link:
                 self._backoff.begin_anew()
                 await asyncio.wait([session.closed])
             error = session.closed.exception()
+            self.lost.note()
             self._forget_dead()
             try:
                 if not isinstance(error, ConnectionLost):

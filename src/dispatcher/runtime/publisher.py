@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias
 
-from ..brokers.base import Message, Session
+from ..brokers.base import Cancel, Message, Session
 from ..errors import (
     ArgumentError,
     BrokerBlocked,
@@ -76,7 +76,7 @@ def message_of(task: Task, exchange: str, default_routing_key: str, max_body_byt
 
 
 class Publisher:
-    """Publishes for one server. `cancel` is what its receipts cancel with."""
+    """Publishes for one server, and cancels what was published. `canceller` is what its receipts cancel with."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Publisher:
         default_routing_key: str,
         publish_timeout_seconds: float,
         max_body_bytes: int,
-        cancel: Callable[[str], Awaitable[None]],
+        canceller: Callable[[str], Awaitable[None]],
     ) -> None:
         self._source = source
-        self._cancel = cancel
+        self._canceller = canceller
         self._hub = hub
         self._exchange = exchange
         self._default_routing_key = default_routing_key
@@ -177,11 +177,23 @@ class Publisher:
     def _accepted(self, task: Task, message: Message) -> Receipt:
         if self._hub.busy:
             self._hub.emit(TaskPublished(message.uuid, task.name, message.routing_key))
-        return Receipt(message.uuid, self._cancel)
+        return Receipt(message.uuid, self._canceller)
 
-    async def _until_accepted(self, message: Message, sent: _Sent, deadline: float) -> None:
-        """Return once accepted; `sent` is its first publish. Its usual end is that this succeeds, and costs no timer."""
-        attempts = _Attempts(message)
+    async def cancel(self, uuid: str) -> None:
+        """Record that task `uuid` is cancelled. Raises like a publish."""
+        cancel = Cancel(self._exchange, uuid, int(time.time() * 1000))
+        deadline = self._loop.time() + self._timeout_seconds
+        await self._until_kept(uuid, lambda session: session.cancels.add(cancel), None, deadline)
+
+    def _until_accepted(self, message: Message, sent: _Sent, deadline: float) -> Coroutine[Any, Any, None]:
+        """To be awaited until accepted; `sent` is its first publish. That this succeeds is its usual end, and costs no timer."""
+        return self._until_kept(message.uuid, lambda session: session.publish(message), sent, deadline)
+
+    async def _until_kept(
+        self, uuid: str, send: Callable[[Session], Awaitable[None]], sent: _Sent, deadline: float
+    ) -> None:
+        """Send it on one session after the other until the broker keeps it; `sent` is its first try, if there was one."""
+        attempts = _Attempts(uuid)
         if sent is not None and await attempts.accepted(sent):
             return
         try:
@@ -189,7 +201,7 @@ class Publisher:
                 while self._loop.time() < deadline:  # the timer's turn comes after ours: one more would go out
                     await attempts.pause()
                     session = self._source.session or await self._source.live_session()
-                    if await attempts.accepted(session.publish(message)):
+                    if await attempts.accepted(send(session)):
                         return
                 raise TimeoutError
         except (TimeoutError, ConnectionLost) as error:
@@ -244,16 +256,16 @@ def _read(done: asyncio.Task[None]) -> None:
 
 
 class _Attempts:
-    """What is known of one message's publishes so far, so that its last error is an honest one."""
+    """What is known of one message's publishes so far, or a cancel's, so that its last error is an honest one."""
 
-    def __init__(self, message: Message) -> None:
-        self._message = message
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
         self._maybe_accepted = False
         self._refusal: PublishError | None = None
         self._tries = 0
         self._pause_seconds = 0.0
 
-    async def accepted(self, sent: asyncio.Future[None]) -> bool:
+    async def accepted(self, sent: Awaitable[None]) -> bool:
         """Wait for one publish. False where another may help; raises where none will."""
         before, self._maybe_accepted = self._maybe_accepted, True  # until the broker has answered
         try:
@@ -262,12 +274,12 @@ class _Attempts:
             self._maybe_accepted = before
             self._refusal = refusal
             if isinstance(refusal, PublishRefused) and refusal.final and not before:
-                refusal.uuid = self._message.uuid
+                refusal.uuid = self._uuid
                 raise
         except (ConnectionLost, TimeoutError):
             pass  # nobody knows whether it came through
         except PublishError as error:
-            error.uuid = self._message.uuid
+            error.uuid = self._uuid
             if before:
                 raise self._unknown(f"an earlier try may have been accepted; then: {error}") from error
             raise
@@ -283,10 +295,10 @@ class _Attempts:
             await asyncio.sleep(self._pause_seconds)
 
     def _unknown(self, because: str) -> PublishUnknown:
-        return PublishUnknown(f"task {self._message.uuid}: {because}", uuid=self._message.uuid)
+        return PublishUnknown(f"task {self._uuid}: {because}", uuid=self._uuid)
 
     def last_error(self, timeout_seconds: float, cause: Exception) -> Exception:
-        uuid = self._message.uuid
+        uuid = self._uuid
         if self._maybe_accepted:
             return self._unknown(f"no answer from the broker within {timeout_seconds:g} s; it may have been accepted")
         if isinstance(cause, ConnectionLost):

@@ -7,8 +7,7 @@ the executors, so it can neither ack nor publish.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..brokers.base import Delivery
@@ -18,14 +17,13 @@ from ..model.outcome import DiedAlone, Raised
 from ..observe.events import TaskNotQuarantined
 from ..observe.hooks import EventHub
 from .executors import AloneExecutor, Call, Executor, find_process_target, result_of
+from .link import LostLinks
 from .registry import Place, RegisteredTask
 
-__all__ = ["SUSPECT_AFTER", "LostLinks", "Quarantine", "died_alone", "holders_lost", "is_suspect", "redeliveries_of"]
+__all__ = ["SUSPECT_AFTER", "Quarantine", "died_alone", "holders_lost", "is_suspect", "redeliveries_of"]
 
 SUSPECT_AFTER = 2
 """So many holders lost make a suspect. One is what any restart costs; a second is rarely chance."""
-
-LINKS_REMEMBERED_SECONDS = 600.0
 
 
 def redeliveries_of(headers: Mapping[str, Any]) -> int:
@@ -38,25 +36,6 @@ def holders_lost(delivery: Delivery) -> int:
     """How many holders were lost with a message, whoever counted them."""
     count = delivery.delivery_count
     return redeliveries_of(delivery.headers) if count is None else count
-
-
-class LostLinks:
-    """The links to the broker that this process has lost lately, and lived. `clock` is monotonic, in seconds."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lost_at: deque[float] = deque()
-
-    def note(self) -> None:
-        """One more was lost."""
-        self._lost_at.append(self._clock())
-
-    @property
-    def recently(self) -> int:
-        """How many in the last ten minutes."""
-        while self._lost_at and self._lost_at[0] < self._clock() - LINKS_REMEMBERED_SECONDS:
-            self._lost_at.popleft()
-        return len(self._lost_at)
 
 
 def is_suspect(delivery: Delivery, lost_links: LostLinks) -> bool:

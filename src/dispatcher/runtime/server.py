@@ -30,12 +30,11 @@ from ..model.topology import DeclareMode, Queue, Topology, check_name
 from ..observe.context import CURRENT_TASK
 from ..observe.hooks import EventHub, Middleware, Observer
 from ..observe.logs import Log, LogObserver, default_log
-from .cancels import CancelBook, record_cancel
+from .cancels import CancelBook
 from .execution import Execution
 from .executors import refuse_inside_main_import
-from .link import Link
+from .link import Link, LostLinks
 from .publisher import Publisher
-from .quarantine import LostLinks
 from .registry import Registry, TaskConfig
 from .settings import default_url
 from .settle import Settler
@@ -159,7 +158,7 @@ class Server:
             default_routing_key=config.default_routing_key,
             publish_timeout_seconds=config.publish_timeout_seconds,
             max_body_bytes=config.max_body_bytes,
-            cancel=self.cancel,
+            canceller=self.cancel,
         )
         self._link = Link(
             broker,
@@ -174,8 +173,6 @@ class Server:
         self._queues: dict[str, Queue] = {queue.name: queue for queue in config.init_queues}
         self._workers: dict[str, Worker] = {}
         self._cancels = CancelBook(config.exchange, self.hub, self._stop_running)
-        self.lost_links = LostLinks(self._loop.time)
-        self._has_connected = False
         self.one_suspect = asyncio.Lock()  # over all workers: what dies beside one that dies would be no proof
         self._closing: asyncio.Task[None] | None = None
         self._refusing = False
@@ -275,6 +272,11 @@ class Server:
         return await self._link.live()
 
     @property
+    def lost_links(self) -> LostLinks:
+        """The links that were lost lately. For the workers."""
+        return self._link.lost
+
+    @property
     def inspector(self) -> Inspector:
         """For looking around in the broker. `ConnectionLost` while disconnected."""
         session = self._link.session
@@ -285,9 +287,6 @@ class Server:
     async def _declare_all(self, session: Session) -> None:
         queues = tuple(self._queues.values())
         await session.declare(Topology(self.config.exchange, queues, self.config.declare, self._schedules))
-        if self._has_connected:
-            self.lost_links.note()
-        self._has_connected = True
 
     def give_up(self, error: DispatcherError) -> None:
         """End the server: it closes as in `close()`, and `wait_closed()` raises `error`."""
@@ -332,7 +331,7 @@ class Server:
 
         One that waits or is delayed becomes a dead letter (`cancelled`) when its turn comes. One that runs is told: see
         `current_task().cancelled`. One that has ended has ended, and nobody is told. The record is kept for
-        `CANCEL_DAYS` days. Tasks of another server's exchange are not meant.
+        30 days. Tasks of another server's exchange are not meant.
 
         Raises `ArgumentError` for what is no uuid, and like `publish`: `PublishUnknown` where it may be recorded.
         """
@@ -342,7 +341,7 @@ class Server:
                 " app.cancel_sync(uuid) in synchronous code"
             )
         self._check_may_publish()
-        await record_cancel(self, self.config.exchange, check_uuid(uuid), self.config.publish_timeout_seconds)
+        await self._publisher.cancel(check_uuid(uuid))
 
     def _stop_running(self, uuid: str) -> None:
         for worker in self._workers.values():

@@ -26,7 +26,8 @@ from ..model.topology import check_name
 from ..observe.events import TasksMayOutlast, WorkerDraining, WorkerInterrupted, WorkerStarted, WorkerStopped
 from ..observe.hooks import EventHub
 from .execution import Execution
-from .quarantine import LostLinks, is_suspect
+from .link import LostLinks
+from .quarantine import is_suspect
 from .registry import Registry, TaskConfig
 from .runs import Runs
 from .settle import Settler
@@ -88,7 +89,9 @@ class WorkerHost(Protocol):
     """What a worker needs of its server. `one_suspect`: held while a suspect runs; its workers share it."""
 
     one_suspect: asyncio.Lock
-    lost_links: LostLinks
+
+    @property
+    def lost_links(self) -> LostLinks: ...
 
     async def live_session(self) -> Session: ...
     async def declare_for(self, worker: WorkerConfig) -> None: ...

@@ -82,7 +82,7 @@ def publisher_of(source: Played, made: list[Publisher], timeout_seconds: float =
         default_routing_key="rk",
         publish_timeout_seconds=timeout_seconds,
         max_body_bytes=1000,
-        cancel=_cancel,
+        canceller=_cancel,
     )
     made.append(publisher)
     return publisher

@@ -6,13 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from ...model.topology import CANCEL_DAYS
-from ..base import Cancel
+from ..base import Cancel, oldest_cancel_ms
 
 __all__ = ["CancelLog", "MemoryCancels"]
 
 Tell = Callable[[Cancel], None]
-DAY_MS = 86_400_000
 
 
 class CancelLog:
@@ -25,7 +23,7 @@ class CancelLog:
         self._watchers: list[tuple[asyncio.AbstractEventLoop, Tell]] = []
 
     def add(self, cancel: Cancel) -> None:
-        oldest_ms = self._now_ms() - CANCEL_DAYS * DAY_MS
+        oldest_ms = oldest_cancel_ms(self._now_ms())
         with self._lock:
             self._cancels = [one for one in self._cancels if one.cancelled_at_ms >= oldest_ms]
             self._cancels.append(cancel)

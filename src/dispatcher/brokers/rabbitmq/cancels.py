@@ -15,8 +15,8 @@ from ...amqp.errors import AmqpError
 from ...amqp.events import Content
 from ...errors import BrokerBlocked, ConnectionLost, TopologyMismatch, TopologyMissing, Unroutable
 from ...model import headers as names
-from ...model.topology import CANCEL_DAYS, CANCEL_EXCHANGE
-from ..base import Cancel, Message
+from ...model.topology import CANCEL_EXCHANGE
+from ..base import CANCEL_DAYS, Cancel, Message
 from .delivery import raw_headers
 from .specs import BindingSpec, ExchangeSpec, Plan, QueueSpec
 from .translate import is_down, refusal
@@ -147,7 +147,7 @@ class _Reader:
     async def quiet(self, seconds: float) -> None:
         """Wait until nothing has come for so long."""
         quiet_at = self._last_at + seconds
-        while quiet_at > self._loop.time():
+        while quiet_at > self._loop.time() and not self.ended.done():
             await asyncio.wait([self.ended], timeout=quiet_at - self._loop.time())
             quiet_at = self._last_at + seconds
 

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ...model.topology import CANCEL_DAYS
-from ..base import Cancel
+from ..base import Cancel, oldest_cancel_ms
 from .store import Work
 
 __all__ = ["CancelTable", "SqliteCancels"]
-
-DAY_MS = 86_400_000
 
 
 class CancelTable:
@@ -29,7 +26,7 @@ class CancelTable:
             (cancel.exchange, cancel.uuid, cancel.cancelled_at_ms),
         )
         # By id, which is nearly the order of time: the oldest are its first rows, and no other is looked at.
-        oldest_ms = self._now_ms() - CANCEL_DAYS * DAY_MS
+        oldest_ms = oldest_cancel_ms(self._now_ms())
         self._execute(
             "DELETE FROM cancels WHERE id < coalesce("
             "(SELECT id FROM cancels WHERE cancelled_at_ms >= ? ORDER BY id LIMIT 1), 0)",

@@ -120,7 +120,7 @@ class SqliteSchedules:
             return taken
         except asyncio.CancelledError:
             # It may have been taken by now, and nobody would lead it.
-            with contextlib.suppress(DispatcherError):
+            with contextlib.suppress(DispatcherError):  # then the session has ended, and leads nothing
                 await taking
                 await self._call(partial(_resign, self._engine.store, (exchange, name)))
             raise

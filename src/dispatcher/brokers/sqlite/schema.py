@@ -44,22 +44,16 @@ _FIRST = (
 )
 
 _SECOND = (
-    # schedules: the last firing of each, kept by the session that leads it; NULL for none, and for none yet.
-    "CREATE TABLE schedules (name TEXT PRIMARY KEY, session INTEGER, fired_ms INTEGER) STRICT, WITHOUT ROWID",
+    # since_ms: when the schedule was first led. What was due since then and has no firing yet is owed by the next leader.
+    # A schedule is one exchange's: two apps may have one of the same name each.
+    "CREATE TABLE schedules (exchange TEXT NOT NULL, name TEXT NOT NULL, session INTEGER, since_ms INTEGER NOT NULL,"
+    " fired_ms INTEGER, PRIMARY KEY (exchange, name)) STRICT, WITHOUT ROWID",
     # cancels: what must not run any more. AUTOINCREMENT: a reader asks for what came after the last that it has seen.
     "CREATE TABLE cancels (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL, uuid TEXT NOT NULL,"
     " cancelled_at_ms INTEGER NOT NULL) STRICT",
 )
 
-_THIRD = (
-    # since_ms: when the schedule was first led. What was due since then and has no firing yet is owed by the next leader.
-    # A schedule is one exchange's: two apps may have one of the same name each.
-    "DROP TABLE schedules",
-    "CREATE TABLE schedules (exchange TEXT NOT NULL, name TEXT NOT NULL, session INTEGER, since_ms INTEGER NOT NULL,"
-    " fired_ms INTEGER, PRIMARY KEY (exchange, name)) STRICT, WITHOUT ROWID",
-)
-
-STEPS = (_FIRST, _SECOND, _THIRD)
+STEPS = (_FIRST, _SECOND)
 """What makes each version of the file from the one before; the first from an empty file."""
 
 SCHEMA_VERSION = len(STEPS)

@@ -13,7 +13,7 @@ from ...amqp.url import AmqpUrl
 from ...brokers.rabbitmq.ladder import for_exchange, ladder
 from ...brokers.rabbitmq.plan import plan_of
 from ...brokers.rabbitmq.schedules import schedule_queue
-from ...model.topology import DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE
+from ...model.topology import CANCEL_EXCHANGE, DEAD_EXCHANGE, DELAY_EXCHANGE, SCHEDULE_EXCHANGE
 from ..failures import EXIT_UNAVAILABLE
 from .findings import Finding, Tell, wrong
 from .hosts import reach
@@ -63,12 +63,13 @@ async def _examine(link: Link, publisher: Link, url: AmqpUrl, subject: Subject, 
     seen = await check_topology(link, plan, subject, tell)
     may_create_ladder = await check_ladder(link, plan, subject, tell)
     schedules = [schedule_queue(topology.exchange, name) for name in topology.schedules]
-    read = await may_read(link, [*(queue.name for queue in topology.queues), *schedules])
+    read = await may_read(link, [*(queue.name for queue in topology.queues), *schedules, CANCEL_EXCHANGE])
     # From here on something is published.
     exchanges = (
         topology.exchange,
         DEAD_EXCHANGE,
         DELAY_EXCHANGE,
+        CANCEL_EXCHANGE,
         for_exchange(topology.exchange),
         *sampled_levels(link),
         *((SCHEDULE_EXCHANGE,) if schedules else ()),
