@@ -36,22 +36,26 @@ MAX_DEPTH: Final = MAX_VALUE_DEPTH + 3
 
 
 class DecodedTask(msgspec.Struct, frozen=True):
-    """What a body says. The values of `args` are parsed JSON, not checked against their types yet."""
+    """What a body says. The values of `args` are parsed JSON, not checked against their types yet.
+
+    It is the wire's own shape: the order of the fields is the order of the keys.
+    """
 
     uuid: str
     name: str
     args: tuple[TaskArgument, ...] = ()
 
 
-class _Body(msgspec.Struct, frozen=True):
-    """The wire's own shape; the order of the fields is the order of the keys. Go writes no arguments as null."""
+class _NullableArgs(msgspec.Struct, frozen=True):
+    """A body as Go writes one without arguments: with null, which is the same as none at all."""
 
     uuid: str
     name: str
     args: tuple[TaskArgument, ...] | None = None
 
 
-_decode = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder(DecodedTask).decode
+_decode_nullable = msgspec.json.Decoder(_NullableArgs).decode
 _encode = msgspec.json.Encoder().encode
 _is_name = NAME_PATTERN.fullmatch
 
@@ -68,7 +72,7 @@ def encode_body(uuid: str, name: str, args: Sequence[TaskArgument], *, max_bytes
             wire.append(arg if value is arg.value else TaskArgument(arg.type, value))
     except (ArgumentError, AttributeError, KeyError, TypeError) as error:
         raise _refusal(name, len(wire), args[len(wire)], error) from None
-    body = _encode(_Body(uuid, name, tuple(wire)))
+    body = _encode(DecodedTask(uuid, name, tuple(wire)))
     if len(body) > max_bytes:
         raise ArgumentError(
             f"task {name!r}: expected a body of at most {max_bytes} bytes, got {len(body)};"
@@ -95,8 +99,8 @@ def decode_body(body: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> DecodedTask:
         _check_depth(body)
     try:
         task = _decode(body)
-    except ValueError as error:  # malformed, not UTF-8, a lone surrogate, a number no float holds, another shape
-        raise DecodeError(f"body: expected a task as JSON: {error}") from None
+    except ValueError:  # malformed, not UTF-8, a lone surrogate, a number no float holds, another shape
+        task = _with_null(body)
     if _encode(task) != body:
         # A key that comes twice is lost in parsing, so a task that has one is never written as it came.
         _check_strictly(body)
@@ -105,7 +109,16 @@ def decode_body(body: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> DecodedTask:
         raise DecodeError(f"body: expected a uuid of 1 to {MAX_UUID_BYTES} bytes, got {len(uuid.encode())}")
     if _is_name(name) is None:
         raise DecodeError(f"body: expected a name of 1 to 200 of the characters A-Z a-z 0-9 _ . : -, got {name!r:.210}")
-    return DecodedTask(uuid, name, task.args or ())
+    return task
+
+
+def _with_null(body: bytes) -> DecodedTask:
+    """The task of a body whose arguments may be null; else it is none at all."""
+    try:
+        task = _decode_nullable(body)
+    except ValueError as error:
+        raise DecodeError(f"body: expected a task as JSON: {error}") from None
+    return DecodedTask(task.uuid, task.name, task.args or ())
 
 
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")

@@ -6,6 +6,7 @@ logged and changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -40,18 +41,20 @@ class EventHub:
     """Hands each event to every observer.
 
     `busy` is whether anyone wants the per-task events that are logged at DEBUG: the hot path builds none of them
-    otherwise.
+    otherwise. `debug`: the log is one of those who do.
     """
 
-    __slots__ = ("_log", "_observers", "busy")
+    __slots__ = ("_log", "_logged_from", "_observers", "busy")
 
     def __init__(self, log: Observer, observers: Sequence[Observer] = (), *, debug: bool = False) -> None:
         self._log = log
+        self._logged_from = logging.DEBUG if debug else logging.DEBUG + 1
         self._observers = tuple(observers)
         self.busy = debug or bool(observers)
 
     def emit(self, event: AnyEvent) -> None:
-        self._write(event)
+        if event.level >= self._logged_from:
+            self._write(event)
         for observer in self._observers:
             try:
                 observer.on_event(event)

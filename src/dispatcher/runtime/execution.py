@@ -74,11 +74,11 @@ class Run:
     """
 
     __slots__ = (
-        "_executor",
         "alone",
         "call",
         "cancelled",
         "ended",
+        "executor",
         "has_slot",
         "item",
         "overrunning",
@@ -100,26 +100,21 @@ class Run:
         self.call: Call | None = None
         self.ended: asyncio.Future[Result] | None = None
         self.cancelled: Cancelled | None = None
-        self._executor: Executor | None = None
-
-    def started(self, executor: Executor, call: Call, ended: asyncio.Future[Result]) -> None:
-        self._executor = executor
-        self.call = call
-        self.ended = ended
+        self.executor: Executor | None = None
 
     def stop(self, result: Result) -> bool:
         """Ask the function to end, with `result`. False where it cannot be stopped or has ended."""
-        return self._executor is not None and self.call is not None and self._executor.stop(self.call, result)
+        return self.executor is not None and self.call is not None and self.executor.stop(self.call, result)
 
     def ask_to_cancel(self, result: Cancelled) -> None:
         """Tell the function that its sender has cancelled it: a coroutine is cancelled, a process hears of it."""
-        assert self._executor is not None and self.call is not None
+        assert self.executor is not None and self.call is not None
         self.call.current.ask_to_cancel()
-        self._executor.cancel(self.call, result)
+        self.executor.cancel(self.call, result)
 
     def kill(self, result: Result) -> bool:
         """End a process, with `result`. False for anything else: a coroutine has been told once, a thread cannot be."""
-        return self._executor is not None and self.call is not None and self._executor.kill(self.call, result)
+        return self.executor is not None and self.call is not None and self.executor.kill(self.call, result)
 
     def let_go_on(self) -> None:
         """It did not stop when it was asked to: what it does in the end counts again."""
@@ -177,8 +172,9 @@ class Execution:
         redeliveries = redeliveries_of(headers)
         if delivery.redelivered and delivery.delivery_count is None and self._must_count(body.uuid):
             return Refused(body.uuid, body.name, attempt, Redelivered(redeliveries + 1, self._delivery_limit))
-        task = tasks.get(body.name)
-        if task is None:
+        try:
+            task = tasks[body.name]
+        except KeyError:
             return Refused(body.uuid, body.name, attempt, Unknown(_known_for_seconds(headers)))
         expires_at = headers.get(names.EXPIRES_AT)
         if type(expires_at) is int and expires_at <= time.time() * 1000:
@@ -229,7 +225,9 @@ class Execution:
         args = [ready.uuid, *ready.args] if task.config.task_uuid_as_first_arg else ready.args
         call = Call(task.function, args, current)
         place: Place = task.place
-        executor = self._executor(place)
+        executor = self._executors.get(place)
+        if executor is None:
+            executor = self._executors[place] = self._make_executor(place)
         target = task.target
         suspected = 0
         if run.alone is not None and (own := self._quarantine.place_for(task, executor)) is not None:
@@ -247,37 +245,30 @@ class Execution:
             on_began(run)
         else:
             call.on_began = partial(on_began, run)
+        run.executor, run.call = executor, call
+        tell_end = partial(self._end, run, call, suspected, on_end)
         if not self._middleware:
-            ended = executor.submit(call)
-            run.started(executor, call, ended)
+            call.on_end = tell_end
+            run.ended = executor.submit(call)
         else:
             outer = self._wrapped(place, executor, call)
-            ended = self._loop_executor.submit(outer)
-            # A coroutine is stopped together with what is around it; a process is stopped itself, and the middleware sees it.
-            run.started(executor, outer if place == "loop" else call, ended)
-        if ended.done():
-            self._end(run, call, suspected, ended, on_end)
-        else:
-            ended.add_done_callback(lambda future: self._end(run, call, suspected, future, on_end))
+            outer.on_end = tell_end
+            if place == "loop":
+                run.call = outer  # it is stopped together with what is around it; a process itself, and middleware sees it
+            run.ended = self._loop_executor.submit(outer)
 
-    def _end(self, run: Run, call: Call, suspected: int, ended: asyncio.Future[Result], on_end: OnEnd) -> None:
+    def _end(self, run: Run, call: Call, suspected: int, on_end: OnEnd, result: Result) -> None:
         if call.returned_error is not None and call.current.name not in self._warned:
             self._warned.add(call.current.name)
             self._hub.emit(TaskReturnedError(call.current.name, call.returned_error))
         if suspected and call.died is not None:  # whatever middleware made of it
-            on_end(run, died_alone(suspected, call.died))
-            return
-        on_end(run, CutShort() if ended.cancelled() else ended.result())
+            result = died_alone(suspected, call.died)
+        on_end(run, result)
 
-    def _executor(self, place: Place) -> Executor:
-        executor = self._executors.get(place)
-        if executor is None:
-            if place == "thread":
-                executor = ThreadExecutor(self._limit)
-            else:
-                executor = ProcessExecutor(self._limit, on_replaced=self._process_replaced)
-            self._executors[place] = executor
-        return executor
+    def _make_executor(self, place: Place) -> Executor:
+        if place == "thread":
+            return ThreadExecutor(self._limit)
+        return ProcessExecutor(self._limit, on_replaced=self._process_replaced)
 
     def _process_replaced(self, pid: int, exit_code: int | None) -> None:
         self._hub.emit(ProcessReplaced(pid, exit_code))

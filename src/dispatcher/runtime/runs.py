@@ -12,7 +12,9 @@ from typing import Any
 
 from ..brokers.base import Delivery, Session
 from ..model.outcome import (
+    ACK,
     HAND_BACK,
+    RETURNED,
     Cancelled,
     CutShort,
     DeadLetter,
@@ -111,10 +113,11 @@ class Runs:
         """Start the run of a delivery; a slot is taken for it. `alone`: of a suspect; set when the next one may begin."""
         prepared = self._execution.prepare(delivery, self._registry)
         run = Run(Unsettled(delivery, session, prepared.uuid, prepared.name, prepared.attempt), prepared, alone)
+        if len(self._runs) == self.overrunning:
+            self._idle.clear()
+            self._empty.clear()
         self._runs.add(run)
         self.begun += 1
-        self._idle.clear()
-        self._empty.clear()
         self._go_on(run)
 
     def _go_on(self, run: Run) -> None:
@@ -122,14 +125,11 @@ class Runs:
         prepared = run.prepared
         if isinstance(prepared, Refused):
             self._settle(run, decide(prepared.result, None, prepared.attempt))
-        else:
-            self._run(run, prepared)
-
-    def _run(self, run: Run, ready: Ready) -> None:
+            return
         if self._hub.busy:
             item = run.item
-            self._hub.emit(TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, ready.redelivered))
-        self._execution.start(run, ready, self._began, self._ended)
+            self._hub.emit(TaskStarted(item.uuid, item.task, item.delivery.queue, item.attempt, prepared.redelivered))
+        self._execution.start(run, prepared, self._began, self._ended)
 
     def _began(self, run: Run) -> None:
         """The function starts: its clock does too. A process that had to be made first is not the function's time."""
@@ -301,10 +301,10 @@ class Runs:
         self._note_end()
 
     def _note_end(self) -> None:
+        if len(self._runs) > self.overrunning:
+            return
         if not self._runs:
             self._empty.set()
-        if self.running:
-            return
         self._idle.set()
         if not self.room.is_set():
             self.exhausted.set()
@@ -332,6 +332,8 @@ def _identity(delivery: Delivery) -> tuple[int, bytes]:
 
 def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:
     """`decide`, with a user's own retry rule that raises turned into the end of its attempts."""
+    if result is RETURNED:
+        return ACK
     try:
         return decide(result, ready.task.retry, attempt)
     except BaseException as error:  # the rule is user code: whatever it raises, the task must still get a fate

@@ -76,10 +76,11 @@ class Settler:
 
     def settle_now(self, item: Unsettled, outcome: Outcome) -> bool:
         """Carry out an outcome that needs no copy. False where `settle_with_copy` must be awaited instead."""
-        if not isinstance(outcome, Ack | HandBack):
+        kind = type(outcome)
+        if kind is not Ack and kind is not HandBack:
             return False
         try:
-            if isinstance(outcome, Ack):
+            if kind is Ack:
                 item.delivery.ack()
             else:
                 item.delivery.reject()
@@ -88,7 +89,7 @@ class Settler:
             return True
         if isinstance(outcome, HandBack):
             self._emit(TaskHandedBack, item)
-        elif outcome.discarded is not None:
+        elif isinstance(outcome, Ack) and outcome.discarded is not None:
             self._emit(TaskDiscarded, item, outcome.discarded)
         return True
 

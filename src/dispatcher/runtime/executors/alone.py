@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 from ...model.outcome import BadArguments, CutShort, Raised, Result
-from .call import Call, Executor
+from .call import Call, Executor, resolve, tell_began
 from .coroutines import CoroutineExecutor
 from .processes import ProcessExecutor
 from .threads import put_off_deadline
@@ -38,6 +38,7 @@ class AloneExecutor:
         ended: asyncio.Future[Result] = self._loop.create_future()
         context = copy_context()  # what middleware set, for a run in place
         on_began = call.on_began
+        on_end, call.on_end = call.on_end, None  # the end of the child need not be the end of the call
         submitted_at = time.time()
         began = False
 
@@ -49,8 +50,9 @@ class AloneExecutor:
 
         def heard(child: asyncio.Future[Result]) -> None:
             result = child.result()
+            call.on_end = on_end
             if began or call.stopped is not None or call.current.cancel_asked or isinstance(result, CutShort):
-                ended.set_result(result)
+                resolve(call, ended, result)
                 return
             self._on_in_place(call, _why(result))
             call.on_began = on_began
@@ -63,8 +65,8 @@ class AloneExecutor:
 
     def _submit_in_place(self, call: Call, ended: asyncio.Future[Result]) -> None:
         self._there.add(call)
-        if isinstance(self._in_place, CoroutineExecutor) and call.on_began is not None:
-            call.on_began()
+        if isinstance(self._in_place, CoroutineExecutor):
+            tell_began(call)
 
         def heard(run: asyncio.Future[Result]) -> None:
             self._there.discard(call)

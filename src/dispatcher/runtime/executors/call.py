@@ -19,7 +19,7 @@ from ...model.outcome import RETURNED, CutShort, Result
 from ...observe.context import CURRENT_TASK, CurrentTask
 from .failures import result_of
 
-__all__ = ["Call", "Executor", "RunTask", "check_returned", "run_coroutine", "run_plain"]
+__all__ = ["Call", "Executor", "RunTask", "check_returned", "resolve", "run_coroutine", "run_plain", "tell_began", "tell_end"]
 
 
 class Call(msgspec.Struct, eq=False):
@@ -29,6 +29,7 @@ class Call(msgspec.Struct, eq=False):
     `target` instead and binds them itself; `uuid_first` tells it to put the uuid first.
     `keep_error`: keep the exception object in `error` once it raised, for the middleware around it.
     `on_began`: called when the function starts, for whoever measures its time: see `Executor.submit`.
+    `on_end`: called on the loop with what happened, once, before the future of `submit` resolves, or while it is made.
 
     An executor writes the rest. `error`: see `keep_error`; never set by a process, whose exceptions stay there. Who
     takes it sets it back to None: its frames lead to this call, and the cycle would keep the function's locals alive.
@@ -46,6 +47,7 @@ class Call(msgspec.Struct, eq=False):
     uuid_first: bool = False
     keep_error: bool = False
     on_began: Callable[[], None] | None = None
+    on_end: Callable[[Result], None] | None = None
     error: BaseException | None = None
     returned_error: str | None = None
     died: str | None = None
@@ -89,6 +91,26 @@ class Executor(Protocol):
         ...
 
 
+def resolve(call: Call, future: asyncio.Future[Result], result: Result) -> None:
+    """Tell both who wait for a call what happened."""
+    tell_end(call, result)
+    future.set_result(result)
+
+
+def tell_began(call: Call) -> None:
+    """Call its `on_began`, if it has one, and forget that: see `tell_end`."""
+    on_began, call.on_began = call.on_began, None
+    if on_began is not None:
+        on_began()
+
+
+def tell_end(call: Call, result: Result) -> None:
+    """Call its `on_end`, and forget that: who listens holds the call, and nobody should have to look for such circles."""
+    on_end, call.on_end = call.on_end, None
+    if on_end is not None:
+        on_end(result)
+
+
 def run_plain(call: Call) -> Result:
     """Call a plain function in the current context and thread."""
     CURRENT_TASK.set(call.current)
@@ -101,23 +123,26 @@ def run_plain(call: Call) -> Result:
     return RETURNED
 
 
-async def run_coroutine(call: Call) -> Result:
-    """Await a coroutine function in the current `asyncio.Task`."""
+async def run_coroutine(call: Call, on_end: Callable[[Call, Result], None] | None = None) -> Result:
+    """Await a coroutine function in the current `asyncio.Task`, and tell `on_end` the result before it is returned."""
+    result: Result = RETURNED
+    if call.stopped is None:
+        CURRENT_TASK.set(call.current)
+        try:
+            value = await call.function(*call.args)
+            if value is not None:
+                check_returned(call, value)
+        except BaseException as error:  # out of a coroutine, SystemExit would cancel every other task of the loop
+            if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
+                result = CutShort()
+            elif call.stopped is None:
+                result = _failed(call, error)
     if call.stopped is not None:
-        return call.stopped
-    CURRENT_TASK.set(call.current)
-    try:
-        value = await call.function(*call.args)
-        if value is not None:
-            check_returned(call, value)
-    except BaseException as error:  # out of a coroutine, SystemExit would cancel every other task of the loop
-        if call.stopped is not None:
-            return call.stopped
-        if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
-            return CutShort()
-        return _failed(call, error)
-    # A function that swallowed its cancellation did not do its work: to take it for done would lose the task.
-    return RETURNED if call.stopped is None else call.stopped
+        # Also of a function that swallowed its cancellation: to take it for done would lose the task.
+        result = call.stopped
+    if on_end is not None:
+        on_end(call, result)
+    return result
 
 
 def _cancelled_from_outside() -> bool:

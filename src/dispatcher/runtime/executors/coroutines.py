@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from ...model.outcome import CutShort, Result
-from .call import Call, RunTask, run_coroutine
+from .call import Call, RunTask, resolve, run_coroutine, tell_end
 
 __all__ = ["CoroutineExecutor"]
 
@@ -27,12 +27,14 @@ class CoroutineExecutor:
 
     def submit(self, call: Call) -> asyncio.Future[Result]:
         if self._closed:
-            return _resolved(self._loop)
+            future: asyncio.Future[Result] = self._loop.create_future()
+            resolve(call, future, CutShort())
+            return future
         self._running.add(call)
         if sys.version_info >= (3, 12):
-            task = RunTask(self._run(call), loop=self._loop, eager_start=True)
+            task = RunTask(run_coroutine(call, self._ended), loop=self._loop, eager_start=True)
         else:
-            task = RunTask(self._run(call), loop=self._loop)
+            task = RunTask(run_coroutine(call, self._ended), loop=self._loop)
         call.run = task
         return task
 
@@ -62,19 +64,13 @@ class CoroutineExecutor:
         await _wait(first_told, STOP_SECONDS)
         return len(self._running)
 
-    async def _run(self, call: Call) -> Result:
-        try:
-            return await run_coroutine(call)
-        finally:
-            self._running.discard(call)
+    def _ended(self, call: Call, result: Result) -> None:
+        self._running.discard(call)
+        # Not where the loop has stopped for good: a coroutine that is thrown away then ends too, with GeneratorExit.
+        if self._loop.is_running():
+            tell_end(call, result)
 
 
 async def _wait(runs: list[asyncio.Task[Result]], seconds: float) -> None:
     if runs:
         await asyncio.wait(runs, timeout=seconds)
-
-
-def _resolved(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Result]:
-    future: asyncio.Future[Result] = loop.create_future()
-    future.set_result(CutShort())
-    return future

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ...errors import ConfigError, DecodeError, TaskError, TaskProcessDied
 from ...model.outcome import CutShort, Result
-from .call import Call
+from .call import Call, resolve, tell_began
 from .failures import result_of
 from .pipe import BEGAN, CANCEL_FRAME, decode_reply, encode_request
 from .process import ChildProcess, say_exit
@@ -57,7 +57,7 @@ class _Run:
     def resolve(self, result: Result) -> None:
         self.end_patience()
         if not self.future.done():
-            self.future.set_result(result)
+            resolve(self.call, self.future, result)
 
 
 class ProcessExecutor:
@@ -101,12 +101,12 @@ class ProcessExecutor:
     def submit(self, call: Call) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._loop.create_future()
         if self._closed:
-            future.set_result(CutShort())
+            resolve(call, future, CutShort())
             return future
         try:
             run = call.run = _Run(call, future, encode_request(call))
         except (TypeError, ValueError, OverflowError) as error:  # headers that no broker of ours delivers
-            future.set_result(result_of(error))
+            resolve(call, future, result_of(error))
             return future
         self._waiting.append(run)
         self._serve_waiting()
@@ -195,8 +195,8 @@ class ProcessExecutor:
         run = self._busy.get(process)
         if run is not None and run.patience is not None and frame == BEGAN:
             run.end_patience()
-            if run.call.on_began is not None and run.call.stopped is None:
-                run.call.on_began()
+            if run.call.stopped is None:
+                tell_began(run.call)
             return
         self._busy.pop(process, None)
         if run is None:

@@ -18,7 +18,7 @@ import msgspec
 
 from ...errors import ConfigError, TaskError
 from ...model.outcome import CutShort, Result
-from .call import Call, run_plain
+from .call import Call, resolve, run_plain, tell_began
 from .failures import result_of
 
 __all__ = ["ThreadExecutor", "put_off_deadline"]
@@ -52,22 +52,22 @@ class ThreadExecutor:
     def submit(self, call: Call) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._loop.create_future()
         if self._closed:
-            future.set_result(CutShort())
+            resolve(call, future, CutShort())
             return future
         if len(self._running) >= self._threads and self._threads < self.max_threads:
             try:
                 self._start_thread()
             except (RuntimeError, MemoryError) as error:  # out of threads: RLIMIT_NPROC, a container's pids limit
                 failed = TaskError(f"expected to start a thread for the task, got {error}; lower the worker's limit")
-                future.set_result(result_of(failed))
+                resolve(call, future, result_of(failed))
                 return future
         waits_since = None
         if len(self._running) >= self._threads:
             self._waiting.append(call)
             if call.on_began is not None:
                 waits_since = time.time()
-        elif call.on_began is not None:
-            call.on_began()
+        else:
+            tell_began(call)
         self._running[future] = call
         self._inbox.put((call, copy_context(), future, waits_since))
         return future
@@ -111,13 +111,12 @@ class ThreadExecutor:
         for future, result in ended:
             self._resolve(future, result)
             if self._waiting:
-                call = self._waiting.popleft()
-                if call.on_began is not None:
-                    call.on_began()
+                tell_began(self._waiting.popleft())
 
     def _resolve(self, future: asyncio.Future[Result], result: Result) -> None:
-        if self._running.pop(future, None) is not None and not future.done():
-            future.set_result(result)
+        call = self._running.pop(future, None)
+        if call is not None and not future.done():
+            resolve(call, future, result)
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
