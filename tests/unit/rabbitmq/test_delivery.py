@@ -25,8 +25,9 @@ class FakeConsumer:
         self.settled: list[tuple[str, int]] = []
         self.noted = 0
 
-    def note_settled(self) -> None:
-        self.noted += 1
+    def note_settled(self) -> bool:
+        self.noted += self.is_alive
+        return self.is_alive
 
     def ack(self, tag: int) -> None:
         self.settled.append(("ack", tag))

@@ -130,11 +130,14 @@ class RabbitConsumer:
         if self._releasing is not None:
             await asyncio.wait([self._releasing])
 
-    def note_settled(self) -> None:
-        """One of its deliveries is about to be settled."""
+    def note_settled(self) -> bool:
+        """One of its deliveries is about to be settled. False where that is possible no more."""
+        if not self.is_alive:
+            return False
         self._held -= 1
         if not self._held and not self._delivers:
             self._release_if_idle()
+        return True
 
     def _release_if_idle(self) -> None:
         """Close the channel once there is nothing to settle on it any more. It sends what was settled before."""
@@ -158,7 +161,7 @@ class RabbitConsumer:
         self._arrived.append(RabbitDelivery(self, content))
         if self._stopped:
             self._give_back()
-        else:
+        elif len(self._arrived) == 1:  # else it was told, and has not looked yet
             self._arrival.set()
 
     def _give_back(self) -> None:

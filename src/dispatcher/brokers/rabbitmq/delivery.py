@@ -51,13 +51,8 @@ class DeliveringConsumer(Protocol):
 
     queue: str
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether its deliveries can be settled."""
-        ...
-
-    def note_settled(self) -> None:
-        """One of its deliveries is about to be settled."""
+    def note_settled(self) -> bool:
+        """One of its deliveries is about to be settled. False where that is possible no more."""
         ...
 
     def ack(self, tag: int) -> None: ...
@@ -136,10 +131,9 @@ class RabbitDelivery:
         consumer = self._consumer
         if self._settled:
             raise DeliveryLost(f"message {self.uuid!r} was settled already; settle a delivery once")
-        if not consumer.is_alive:
+        if not consumer.note_settled():
             raise DeliveryLost(
                 f"the session that brought message {self.uuid!r} has ended; the broker delivers it again by itself"
             )
         self._settled = True
-        consumer.note_settled()
         return consumer

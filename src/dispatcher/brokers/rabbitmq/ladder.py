@@ -123,7 +123,10 @@ def strip(headers: Mapping[str, Any]) -> dict[str, Any]:
     That is the ladder's headers, the publisher's own number, and the broker's notes of each hop: the end of a delay is
     no death. What the broker noted of other queues stays.
     """
-    kept = {name: value for name, value in headers.items() if name not in _OF_THE_WAY}
+    kept = dict(headers)
+    kept.pop(names.PUBLISH, None)
+    if not _OF_THE_WAY.isdisjoint(kept):
+        kept = {name: value for name, value in kept.items() if name not in _OF_THE_WAY}
     if "x-death" not in kept:  # nearly always; no other note of a death comes without it
         return kept
     deaths = kept["x-death"]
@@ -141,7 +144,6 @@ def strip(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 _OF_THE_WAY = frozenset(
     (
-        names.PUBLISH,
         names.DELAYED,
         names.DELAY_TO,
         names.DELAY_DUE,

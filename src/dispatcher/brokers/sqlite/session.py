@@ -83,8 +83,7 @@ class SqliteDelivery:
         return self._row[3]
 
     def ack(self) -> None:
-        session = self._take()
-        session.outgoing().acks.append((self._row[2], self._consumer.window))
+        self._take().outgoing().acks.append((self._row[2], self._consumer.window))
 
     def reject(self) -> None:
         session = self._take()
