@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ from .catalogue import CASES, GROUPS, MILLION, Case, Group
 from .results import Results, Spread
 from .targets import verdicts
 
-__all__ = ["BEGIN", "END", "file_system", "markdown", "write"]
+__all__ = ["BEGIN", "END", "file_system", "machine", "markdown", "write"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -->"
 END = "<!-- end of measured -->"
@@ -22,7 +22,7 @@ END = "<!-- end of measured -->"
 
 def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq: str = "") -> str:
     """The whole report. `rabbitmq`: its version, empty if none was measured."""
-    lines = [*_machine(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
+    lines = [*_heading(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
     for group in GROUPS:
         cases = [
             case
@@ -58,16 +58,23 @@ def file_system(folder: Path) -> str:
 MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
 
 
-def _machine(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
-    versions = ", ".join(f"{name} {_version(name)}" for name in MEASURED)
-    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+def _heading(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
     return [
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {rounds} interleaved rounds; medians, with the least and the most in"
         " brackets.",
         "",
-        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}.",
+        machine(folder, rabbitmq, MEASURED),
     ]
+
+
+def machine(folder: Path, rabbitmq: str, packages: Sequence[str]) -> str:
+    """What was measured on: the computer, the file system of `folder`, and the versions of everything."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
+        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}."
+    )
 
 
 def _version(name: str) -> str:
