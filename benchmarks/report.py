@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .catalogue import CASES, GROUPS, MILLION, Case, Group
+from .catalogue import CASES, GROUPS, Case, Group
 from .results import Results, Spread
 from .targets import verdicts
 
-__all__ = ["BEGIN", "END", "file_system", "markdown", "write"]
+__all__ = ["BEGIN", "END", "file_system", "machine", "markdown", "show", "title_of", "write"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -->"
 END = "<!-- end of measured -->"
@@ -22,11 +22,11 @@ END = "<!-- end of measured -->"
 
 def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq: str = "") -> str:
     """The whole report. `rabbitmq`: its version, empty if none was measured."""
-    lines = [*_machine(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
+    lines = [*_heading(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
     for group in GROUPS:
         cases = [
             case
-            for case in (*CASES, MILLION)
+            for case in CASES
             if case.name.startswith(group.name + "/") and (results.has(case.name) or case.name in results.unmet)
         ]
         if cases:
@@ -36,13 +36,13 @@ def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq
     return "\n".join(lines) + "\n"
 
 
-def write(report: str, page: Path) -> None:
+def write(report: str, page: Path, begin: str = BEGIN) -> None:
     """Put the report into `page`, in place of the one before; what people wrote around it stays."""
-    before, _, rest = page.read_text().partition(BEGIN)
+    before, _, rest = page.read_text().partition(begin)
     _, found, after = rest.partition(END)
     if not found:
-        raise RuntimeError(f"{page}: expected the lines {BEGIN!r} and {END!r}, for the report to stand between")
-    page.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}")
+        raise RuntimeError(f"{page}: expected the lines {begin!r} and {END!r}, for the report to stand between")
+    page.write_text(f"{before}{begin}\n\n{report}\n{END}{after}")
 
 
 def file_system(folder: Path) -> str:
@@ -58,16 +58,23 @@ def file_system(folder: Path) -> str:
 MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
 
 
-def _machine(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
-    versions = ", ".join(f"{name} {_version(name)}" for name in MEASURED)
-    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+def _heading(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
     return [
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {rounds} interleaved rounds; medians, with the least and the most in"
         " brackets.",
         "",
-        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}.",
+        machine(folder, rabbitmq, MEASURED),
     ]
+
+
+def machine(folder: Path, rabbitmq: str, packages: Sequence[str]) -> str:
+    """What was measured on: the computer, the file system of `folder`, and the versions of everything."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
+        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}."
+    )
 
 
 def _version(name: str) -> str:
@@ -97,14 +104,14 @@ def _rates(results: Results, group: Group, cases: list[Case]) -> Iterator[str]:
     columns: dict[str, Callable[[Case], str]] = {}
     if any(case.durability for case in cases):
         columns["durability"] = lambda case: case.durability
-    columns[f"{group.what}/s"] = lambda case: _show(results.rate(case.name), "{:,.0f}".format)
-    columns[f"CPU s per {per}"] = lambda case: _show(results.cpu_for(case.name, group.cpu_for), "{:.2f}".format)
+    columns[f"{group.what}/s"] = lambda case: show(results.rate(case.name), "{:,.0f}".format)
+    columns[f"CPU s per {per}"] = lambda case: show(results.cpu_for(case.name, group.cpu_for), "{:.2f}".format)
     if any(results.broker_cpu_for(case.name, group.cpu_for) for case in cases):
-        columns[f"broker CPU s per {per}"] = lambda case: _show(
+        columns[f"broker CPU s per {per}"] = lambda case: show(
             results.broker_cpu_for(case.name, group.cpu_for), "{:.2f}".format
         )
     if group.peers:
-        columns[f"times {group.peers_title}, same round"] = lambda case: _show(
+        columns[f"times {group.peers_title}, same round"] = lambda case: show(
             results.ratio(case.name, group), "{:.2f}".format
         )
     yield f"| | {' | '.join(columns)} |"
@@ -115,11 +122,11 @@ def _rates(results: Results, group: Group, cases: list[Case]) -> Iterator[str]:
 
 def _figures(results: Results, cases: list[Case]) -> Iterator[str]:
     names = list(dict.fromkeys(name for case in cases for name in results.figures(case.name)))
-    yield f"| | {' | '.join(_title(name) for name in names)} |"
+    yield f"| | {' | '.join(title_of(name) for name in names)} |"
     yield "|---|" + "---|" * max(1, len(names))
     for case in cases:
         known = results.figures(case.name)
-        cells = [_show(results.figure(case.name, name), "{:.3g}".format) if name in known else "" for name in names]
+        cells = [show(results.figure(case.name, name), "{:.3g}".format) if name in known else "" for name in names]
         yield _row(results, case, cells)
 
 
@@ -138,16 +145,16 @@ def _notes(group: Group, cases: list[Case]) -> Iterator[str]:
     yield from (f"- {case.title}: {case.note}" for case in cases if case.note)
 
 
-UNITS = {"ms": "ms", "us": "µs", "mb": "MB", "percent": "%"}
+UNITS = {"ms": "ms", "us": "µs", "mb": "MB", "percent": "%", "us_per_kb": "µs a kB", "mb_per_s": "MB/s"}
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
     """`idle_cpu_percent` as a heading: `idle cpu, %`."""
-    what, _, unit = name.rpartition("_")
-    return f"{what.replace('_', ' ')}, {UNITS[unit]}"
+    unit = max((unit for unit in UNITS if name.endswith(f"_{unit}")), key=len)
+    return f"{name.removesuffix(f'_{unit}').replace('_', ' ')}, {UNITS[unit]}"
 
 
-def _show(spread: Spread | None, form: Callable[[float], str]) -> str:
+def show(spread: Spread | None, form: Callable[[float], str]) -> str:
     if spread is None:
         return ""
     if spread.least == spread.most:
