@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,7 +13,8 @@ import click
 import msgspec
 
 from .catalogue import CASES, MILLION, Case
-from .report import file_system, markdown, write
+from .machine import compile_package, disk
+from .report import markdown, write
 from .results import Results
 from .samples import Sample
 from .surroundings import Surroundings
@@ -37,8 +36,8 @@ def main(only: str, rounds: int, million: bool, write_page: bool) -> None:
     cases = [case for case in (*CASES, *([MILLION] if million else [])) if case.name.startswith(only)]
     if not cases:
         raise click.UsageError(f"no case starts with {only!r}; there are: {', '.join(case.name for case in CASES)}")
-    _compile_package()
-    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=_disk()) as scratch:
+    compile_package()
+    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=disk()) as scratch:
         surroundings = Surroundings.of(cases, Path(scratch))
         results, failed = _run(cases, rounds, Path(scratch), surroundings)
         command = "python -m benchmarks" + "".join(f" {word}" for word in sys.argv[1:])
@@ -49,26 +48,6 @@ def main(only: str, rounds: int, million: bool, write_page: bool) -> None:
         raise click.ClickException(f"not measured: {', '.join(failed)}; what they said is above")
     if write_page:
         write(report, PAGE)
-
-
-def _compile_package() -> None:
-    """Write the package's byte code, as installing it would: starting is measured, not compiling."""
-    spec = importlib.util.find_spec("dispatcher")
-    if spec is None or spec.origin is None:
-        raise click.ClickException("the package dispatcher is not installed here; run `make bench`")
-    compileall.compile_dir(Path(spec.origin).parent, quiet=1)
-
-
-def _disk() -> Path:
-    """Where the database files go: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory."""
-    folder = Path(os.environ.get("TMPDIR") or "/var/tmp")
-    if not folder.is_dir():
-        folder = Path(tempfile.gettempdir())
-    if file_system(folder) in ("tmpfs", "ramfs"):
-        raise click.ClickException(
-            f"{folder} is in memory, where fsync costs nothing; set TMPDIR to a folder on a disk"
-        )
-    return folder
 
 
 def _run(cases: list[Case], rounds: int, scratch: Path, surroundings: Surroundings) -> tuple[Results, list[str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -35,13 +35,13 @@ class RabbitMq(msgspec.Struct, frozen=True):
     version: str
     pid: int
 
-    def delete(self, name: str) -> None:
-        """Delete what a measurement of that name may have left: its queues and its exchange.
+    def delete(self, name: str, more_queues: Sequence[str] = ()) -> None:
+        """Delete what a measurement of that name may have left: its queues, `more_queues` of its own, and its exchange.
 
         The delay ladder and its kind stay: every app of Dispatcher on this broker shares them.
         """
         with connected(self.url) as channel:
-            for queue in (name, f"{name}.dead", f"dispatcher.delay.to.{name}"):
+            for queue in (name, f"{name}.dead", f"dispatcher.delay.to.{name}", *more_queues):
                 channel.queue_delete(queue)
             channel.exchange_delete(name)
 

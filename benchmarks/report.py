@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .catalogue import CASES, GROUPS, MILLION, Case, Group
+from .machine import file_system, processor
 from .results import Results, Spread
 from .targets import verdicts
 
-__all__ = ["BEGIN", "END", "file_system", "markdown", "write"]
+__all__ = ["BEGIN", "END", "markdown", "show", "write"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -->"
 END = "<!-- end of measured -->"
@@ -36,23 +37,13 @@ def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq
     return "\n".join(lines) + "\n"
 
 
-def write(report: str, page: Path) -> None:
+def write(report: str, page: Path, begin: str = BEGIN, end: str = END) -> None:
     """Put the report into `page`, in place of the one before; what people wrote around it stays."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
+    before, _, rest = page.read_text().partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise RuntimeError(f"{page}: expected the lines {BEGIN!r} and {END!r}, for the report to stand between")
-    page.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}")
-
-
-def file_system(folder: Path) -> str:
-    """The type of the file system that `folder` is on, as /proc says; `unknown` where there is none."""
-    try:
-        mounts = Path("/proc/mounts").read_text().splitlines()
-    except FileNotFoundError:
-        return "unknown"
-    found = [line.split()[1:3] for line in mounts if folder.resolve().is_relative_to(line.split()[1])]
-    return max(found, key=lambda mount: len(mount[0]))[1]
+        raise RuntimeError(f"{page}: expected the lines {begin!r} and {end!r}, for the report to stand between")
+    page.write_text(f"{before}{begin}\n\n{report}\n{end}{after}")
 
 
 MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
@@ -65,7 +56,7 @@ def _machine(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {rounds} interleaved rounds; medians, with the least and the most in"
         " brackets.",
         "",
-        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
+        f"{os.cpu_count()} cores ({processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
         f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}.",
     ]
 
@@ -75,14 +66,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except FileNotFoundError:
-        return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _targets(results: Results) -> Iterator[str]:
@@ -97,14 +80,14 @@ def _rates(results: Results, group: Group, cases: list[Case]) -> Iterator[str]:
     columns: dict[str, Callable[[Case], str]] = {}
     if any(case.durability for case in cases):
         columns["durability"] = lambda case: case.durability
-    columns[f"{group.what}/s"] = lambda case: _show(results.rate(case.name), "{:,.0f}".format)
-    columns[f"CPU s per {per}"] = lambda case: _show(results.cpu_for(case.name, group.cpu_for), "{:.2f}".format)
+    columns[f"{group.what}/s"] = lambda case: show(results.rate(case.name), "{:,.0f}".format)
+    columns[f"CPU s per {per}"] = lambda case: show(results.cpu_for(case.name, group.cpu_for), "{:.2f}".format)
     if any(results.broker_cpu_for(case.name, group.cpu_for) for case in cases):
-        columns[f"broker CPU s per {per}"] = lambda case: _show(
+        columns[f"broker CPU s per {per}"] = lambda case: show(
             results.broker_cpu_for(case.name, group.cpu_for), "{:.2f}".format
         )
     if group.peers:
-        columns[f"times {group.peers_title}, same round"] = lambda case: _show(
+        columns[f"times {group.peers_title}, same round"] = lambda case: show(
             results.ratio(case.name, group), "{:.2f}".format
         )
     yield f"| | {' | '.join(columns)} |"
@@ -119,7 +102,7 @@ def _figures(results: Results, cases: list[Case]) -> Iterator[str]:
     yield "|---|" + "---|" * max(1, len(names))
     for case in cases:
         known = results.figures(case.name)
-        cells = [_show(results.figure(case.name, name), "{:.3g}".format) if name in known else "" for name in names]
+        cells = [show(results.figure(case.name, name), "{:.3g}".format) if name in known else "" for name in names]
         yield _row(results, case, cells)
 
 
@@ -147,7 +130,7 @@ def _title(name: str) -> str:
     return f"{what.replace('_', ' ')}, {UNITS[unit]}"
 
 
-def _show(spread: Spread | None, form: Callable[[float], str]) -> str:
+def show(spread: Spread | None, form: Callable[[float], str]) -> str:
     if spread is None:
         return ""
     if spread.least == spread.most:
