@@ -13,11 +13,10 @@ import click
 import msgspec
 
 from .catalogue import CASES, MILLION, Case
-from .machine import compile_package, disk
 from .report import markdown, write
 from .results import Results
 from .samples import Sample
-from .surroundings import Surroundings
+from .surroundings import Surroundings, compile_package, disk_folder
 
 __all__ = ["main"]
 
@@ -37,7 +36,7 @@ def main(only: str, rounds: int, million: bool, write_page: bool) -> None:
     if not cases:
         raise click.UsageError(f"no case starts with {only!r}; there are: {', '.join(case.name for case in CASES)}")
     compile_package()
-    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=disk()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=disk_folder()) as scratch:
         surroundings = Surroundings.of(cases, Path(scratch))
         results, failed = _run(cases, rounds, Path(scratch), surroundings)
         command = "python -m benchmarks" + "".join(f" {word}" for word in sys.argv[1:])

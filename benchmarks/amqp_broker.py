@@ -17,6 +17,10 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
+from dispatcher.brokers.rabbitmq.ladder import way_to_exchange, way_to_queue
+from dispatcher.brokers.rabbitmq.specs import join
+from dispatcher.model.topology import dead_queue
+
 __all__ = ["VARIABLE", "BrokerMissing", "RabbitMq", "connected", "find_rabbitmq"]
 
 VARIABLE = "DISPATCHER_TEST_AMQP_URL"
@@ -35,15 +39,17 @@ class RabbitMq(msgspec.Struct, frozen=True):
     version: str
     pid: int
 
-    def delete(self, name: str, more_queues: Sequence[str] = ()) -> None:
-        """Delete what a measurement of that name may have left: its queues, `more_queues` of its own, and its exchange.
+    def delete(self, exchange: str, queues: Sequence[str]) -> None:
+        """Delete what a measurement may have left: its queues with their dead letters and delays, and its exchange.
 
         The delay ladder and its kind stay: every app of Dispatcher on this broker shares them.
         """
+        ways = join([way_to_exchange(exchange), *(way_to_queue(queue, exchange, ()) for queue in queues)])
         with connected(self.url) as channel:
-            for queue in (name, f"{name}.dead", f"dispatcher.delay.to.{name}", *more_queues):
+            for queue in (*queues, *map(dead_queue, queues), *(spec.name for spec in ways.queues)):
                 channel.queue_delete(queue)
-            channel.exchange_delete(name)
+            for name in (exchange, *(spec.name for spec in ways.exchanges)):
+                channel.exchange_delete(name)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dispatcher.observe.hooks import AnyEvent
 
 from .samples import Meter
 
-__all__ = ["HEADERS", "QUEUE", "app", "coroutine", "function", "timed"]
+__all__ = ["HEADERS", "QUEUE", "app", "coroutine", "function", "meter", "timed"]
 
 QUEUE = os.environ["BENCH_QUEUE"]
 HEADERS = {"tenant": "acme", "request": "5f2b1c9e"}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .catalogue import CASES, GROUPS, MILLION, Case, Group
-from .machine import file_system, processor
 from .results import Results, Spread
 from .targets import verdicts
 
-__all__ = ["BEGIN", "END", "markdown", "show", "write"]
+__all__ = ["BEGIN", "END", "file_system", "machine", "markdown", "show", "title_of", "write"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks --write`, do not edit -->"
 END = "<!-- end of measured -->"
@@ -23,7 +22,7 @@ END = "<!-- end of measured -->"
 
 def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq: str = "") -> str:
     """The whole report. `rabbitmq`: its version, empty if none was measured."""
-    lines = [*_machine(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
+    lines = [*_heading(command, folder, rounds, rabbitmq), "", "### Targets", *_targets(results)]
     for group in GROUPS:
         cases = [
             case
@@ -37,28 +36,45 @@ def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq
     return "\n".join(lines) + "\n"
 
 
-def write(report: str, page: Path, begin: str = BEGIN, end: str = END) -> None:
+def write(report: str, page: Path, begin: str = BEGIN) -> None:
     """Put the report into `page`, in place of the one before; what people wrote around it stays."""
     before, _, rest = page.read_text().partition(begin)
-    _, found, after = rest.partition(end)
+    _, found, after = rest.partition(END)
     if not found:
-        raise RuntimeError(f"{page}: expected the lines {begin!r} and {end!r}, for the report to stand between")
-    page.write_text(f"{before}{begin}\n\n{report}\n{end}{after}")
+        raise RuntimeError(f"{page}: expected the lines {begin!r} and {END!r}, for the report to stand between")
+    page.write_text(f"{before}{begin}\n\n{report}\n{END}{after}")
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that `folder` is on, as /proc says; `unknown` where there is none."""
+    try:
+        mounts = Path("/proc/mounts").read_text().splitlines()
+    except FileNotFoundError:
+        return "unknown"
+    found = [line.split()[1:3] for line in mounts if folder.resolve().is_relative_to(line.split()[1])]
+    return max(found, key=lambda mount: len(mount[0]))[1]
 
 
 MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
 
 
-def _machine(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
-    versions = ", ".join(f"{name} {_version(name)}" for name in MEASURED)
-    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+def _heading(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:
     return [
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {rounds} interleaved rounds; medians, with the least and the most in"
         " brackets.",
         "",
-        f"{os.cpu_count()} cores ({processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}.",
+        machine(folder, rabbitmq, MEASURED),
     ]
+
+
+def machine(folder: Path, rabbitmq: str, packages: Sequence[str]) -> str:
+    """What was measured on: the computer, the file system of `folder`, and the versions of everything."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    broker = f", RabbitMQ {rabbitmq}" if rabbitmq else ""
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, {file_system(folder)};"
+        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{broker}; {versions}."
+    )
 
 
 def _version(name: str) -> str:
@@ -66,6 +82,14 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _targets(results: Results) -> Iterator[str]:
@@ -98,7 +122,7 @@ def _rates(results: Results, group: Group, cases: list[Case]) -> Iterator[str]:
 
 def _figures(results: Results, cases: list[Case]) -> Iterator[str]:
     names = list(dict.fromkeys(name for case in cases for name in results.figures(case.name)))
-    yield f"| | {' | '.join(_title(name) for name in names)} |"
+    yield f"| | {' | '.join(title_of(name) for name in names)} |"
     yield "|---|" + "---|" * max(1, len(names))
     for case in cases:
         known = results.figures(case.name)
@@ -121,13 +145,13 @@ def _notes(group: Group, cases: list[Case]) -> Iterator[str]:
     yield from (f"- {case.title}: {case.note}" for case in cases if case.note)
 
 
-UNITS = {"ms": "ms", "us": "µs", "mb": "MB", "percent": "%"}
+UNITS = {"ms": "ms", "us": "µs", "mb": "MB", "percent": "%", "us_per_kb": "µs a kB", "mb_per_s": "MB/s"}
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
     """`idle_cpu_percent` as a heading: `idle cpu, %`."""
-    what, _, unit = name.rpartition("_")
-    return f"{what.replace('_', ' ')}, {UNITS[unit]}"
+    unit = max((unit for unit in UNITS if name.endswith(f"_{unit}")), key=len)
+    return f"{name.removesuffix(f'_{unit}').replace('_', ' ')}, {UNITS[unit]}"
 
 
 def show(spread: Spread | None, form: Callable[[float], str]) -> str:

@@ -1,10 +1,13 @@
-"""What the cases need of this machine, found once before the run: a RabbitMQ, and librabbitmq's client, compiled here."""
+"""What the cases need of this machine, found once before the run: a RabbitMQ, a disk, and librabbitmq's client, compiled here."""
 
 from __future__ import annotations
 
+import compileall
+import importlib.util
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import click
@@ -12,8 +15,9 @@ import msgspec
 
 from .amqp_broker import VARIABLE, BrokerMissing, RabbitMq, find_rabbitmq
 from .catalogue import Case
+from .report import file_system
 
-__all__ = ["Surroundings"]
+__all__ = ["Surroundings", "compile_package", "disk_folder"]
 
 C_SOURCE = Path(__file__).with_name("amqp_peer.c")
 
@@ -66,7 +70,7 @@ class Surroundings(msgspec.Struct):
     def clean(self, case: Case, queue: str) -> None:
         """Delete what a measurement may have left in the broker."""
         if self.rabbitmq is not None and "rabbitmq" in case.needs:
-            self.rabbitmq.delete(queue)
+            self.rabbitmq.delete(queue, [queue])
 
 
 def _compiled(scratch: Path) -> Path | None:
@@ -82,3 +86,23 @@ def _compiled(scratch: Path) -> Path | None:
         click.echo(f"librabbitmq is not measured:\n{done.stderr}", err=True)
         return None
     return program
+
+
+def compile_package() -> None:
+    """Write the package's byte code, as installing it would: starting is measured, not compiling."""
+    spec = importlib.util.find_spec("dispatcher")
+    if spec is None or spec.origin is None:
+        raise click.ClickException("the package dispatcher is not installed here; run `make bench`")
+    compileall.compile_dir(Path(spec.origin).parent, quiet=1)
+
+
+def disk_folder() -> Path:
+    """Where the database files go: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory."""
+    folder = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    if not folder.is_dir():
+        folder = Path(tempfile.gettempdir())
+    if file_system(folder) in ("tmpfs", "ramfs"):
+        raise click.ClickException(
+            f"{folder} is in memory, where fsync costs nothing; set TMPDIR to a folder on a disk"
+        )
+    return folder

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import click
 
-from ..machine import compile_package, disk
-from ..report import write
+from ..report import machine, write
 from ..results import Results
 from ..samples import Sample
+from ..surroundings import compile_package, disk_folder
 from .catalogue import PEERS, Setup
 from .environments import ROOT, Environments, tail
 from .golang import build_go
 from .measure import Bench, bare_loops
-from .report import BEGIN, END, Survey, data, markdown
+from .report import BEGIN, Survey, data, markdown
 from .services import Services, services
 from .setups import SETUPS
 from .worker import PeerFailed
@@ -44,32 +44,38 @@ def main(only: str, rounds: int, scale: float, write_page: bool) -> None:
     environments = Environments.of([peer for peer in PEERS if peer.name in wanted and peer.app])
     if "go" in wanted:
         build_go(environments)
-    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=disk()) as folder:
+    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", dir=disk_folder()) as folder:
         scratch = Path(folder)
         with services({broker_of(setup) for setup in setups}, scratch) as found:
             survey = Survey(
                 results=Results(),
                 command="python -m benchmarks.peers" + "".join(f" {word}" for word in sys.argv[1:]),
                 rounds=rounds,
-                folder=scratch,
-                brokers=found.versions(),
+                machine=_machine(scratch, found),
                 versions=environments.versions,
                 failures={},
             )
-            _run(survey, setups, found, environments, scale)
+            _run(survey, setups, found, environments, scratch, scale)
         report = markdown(survey)
     click.echo(report)
     if write_page:
-        write(report, PAGE, BEGIN, END)
+        write(report, PAGE, BEGIN)
         DATA.parent.mkdir(exist_ok=True)
         DATA.write_bytes(data(survey))
+
+
+def _machine(scratch: Path, found: Services) -> str:
+    said = machine(scratch, found.rabbitmq.version if found.rabbitmq else "", ("dispatcher-queue", "msgspec"))
+    return f"{said} Redis {found.redis.version}." if found.redis else said
 
 
 def broker_of(setup: Setup) -> str:
     return "rabbitmq" if setup.service == "go" else setup.service
 
 
-def _run(survey: Survey, setups: list[Setup], services: Services, environments: Environments, scale: float) -> None:
+def _run(
+    survey: Survey, setups: list[Setup], services: Services, environments: Environments, scratch: Path, scale: float
+) -> None:
     results = survey.results
     for number in range(1, survey.rounds + 1):
         if any(setup.kind == "cpu" for setup in setups):
@@ -82,7 +88,7 @@ def _run(survey: Survey, setups: list[Setup], services: Services, environments: 
             begun = time.monotonic()
             queue = f"dispatcher.bench.{os.getpid()}.{setup.key.replace('/', '-')}-{number}"
             try:
-                samples = Bench(setup, services, survey.folder, queue, scale).measure()
+                samples = Bench(setup, services, scratch, queue, scale).measure()
             except PeerFailed as failure:
                 click.echo(f"{setup.key} failed: {failure}", err=True)
                 survey.failures.setdefault(setup.key, []).append(f"round {number}: {_brief(failure)}")

@@ -68,9 +68,8 @@ PEERS = (
         "Dispatcher",
         "dispatcher_app",
         here=True,
-        packages=("dispatcher-queue", "msgspec"),
-        note="as shipped and with its features on: two headers, `RetryPolicy(max_attempts=5)`, an observer that every event is"
-        " built for, logs at INFO, quorum queues, `mandatory`, confirms, an ack after the run.",
+        note="as shipped and with its features on: two headers, `RetryPolicy(max_attempts=5)`, an observer that"
+        " every event is built for, logs at INFO, quorum queues, `mandatory`, confirms, an ack after the run.",
     ),
     Peer(
         "celery",
@@ -78,10 +77,11 @@ PEERS = (
         "celery_app",
         ("celery >=5.5,<6", "gevent"),
         ("celery", "kombu", "amqp", "gevent"),
-        note="`task_ignore_result`, because nobody reads results here; `worker_prefetch_multiplier` raised, as its guide to"
-        " optimizing says for short tasks; `--without-gossip --without-mingle --without-heartbeat`, `worker_enable_remote_control=False`"
-        " and `worker_disable_rate_limits`, because each costs and none is used; its connection pool as it ships. As it ships: an ack"
-        " before the run, classic queues, no confirms except in the row that says so, logs at WARNING.",
+        note="`task_ignore_result`, because nobody reads results here; `worker_prefetch_multiplier` raised, as its"
+        " guide to optimizing says for short tasks; `--without-gossip --without-mingle --without-heartbeat`,"
+        " `worker_enable_remote_control=False` and `worker_disable_rate_limits`, because each costs and none"
+        " is used; its connection pool as it ships. As it ships: an ack before the run, classic queues, no"
+        " confirms except in the row that says so, logs at WARNING.",
     ),
     Peer(
         "dramatiq",
@@ -89,9 +89,9 @@ PEERS = (
         "dramatiq_app",
         ("dramatiq[rabbitmq] >=2,<3", "gevent"),
         ("dramatiq", "pika", "gevent"),
-        note="`dramatiq_queue_prefetch=500` instead of twice the threads, because tasks are short. As it ships: its default"
-        " middleware (retries, time and age limits among it), classic queues, an ack after the run, no confirms except in the row"
-        " that says so.",
+        note="`dramatiq_queue_prefetch=500` instead of twice the threads, because tasks are short. As it ships:"
+        " its default middleware (retries, time and age limits among it), classic queues, an ack after the"
+        " run, no confirms except in the row that says so.",
     ),
     Peer(
         "taskiq",
@@ -99,9 +99,9 @@ PEERS = (
         "taskiq_app",
         ("taskiq >=0.12", "taskiq-aio-pika >=0.5", "uvloop"),
         ("taskiq", "taskiq-aio-pika", "aio-pika", "uvloop"),
-        note="uvloop, which its worker takes where it is installed; `qos` and `--max-async-tasks` raised from 10 and 100 to 500, because"
-        " `qos` bounds how many tasks run at once; logs at WARNING, because a line for each task costs. As it ships: quorum"
-        " queues, confirms, an ack after the run, no results.",
+        note="uvloop, which its worker takes where it is installed; `qos` and `--max-async-tasks` raised from 10"
+        " and 100 to 500, because `qos` bounds how many tasks run at once; logs at WARNING, because a line for"
+        " each task costs. As it ships: quorum queues, confirms, an ack after the run, no results.",
     ),
     Peer(
         "faststream",
@@ -109,9 +109,10 @@ PEERS = (
         "faststream_app",
         ("faststream[rabbit,cli] >=0.6", "uvloop"),
         ("faststream", "aio-pika", "uvloop"),
-        note="uvloop, which its command takes where it is installed; `prefetch_count=500`; `logger=None`, because two lines for each message"
-        " cost; `apply_types=False`, which leaves checking and injecting arguments out. As it ships: a durable classic queue, confirms,"
-        " an ack after the run; messages are published persistent.",
+        note="uvloop, which its command takes where it is installed; `prefetch_count=500`; `logger=None`, because"
+        " two lines for each message cost; `apply_types=False`, which leaves checking and injecting arguments"
+        " out. As it ships: a durable classic queue, confirms, an ack after the run; messages are published"
+        " persistent.",
     ),
     Peer(
         "huey",
@@ -119,8 +120,9 @@ PEERS = (
         "huey_app",
         ("huey >=3,<4", "redis", "gevent"),
         ("huey", "redis"),
-        note="`results=False`; no periodic tasks (`-n`) and no log line for each task (`-q`); on SQLite `fsync=False`, and an idle"
-        " consumer polls every 2 ms instead of every 100. As it ships: a task is deleted before it runs.",
+        note="`results=False`; no periodic tasks (`-n`) and no log line for each task (`-q`); on SQLite"
+        " `fsync=False`, and an idle consumer polls every 2 ms instead of every 100. As it ships: a task is"
+        " deleted before it runs.",
     ),
     Peer(
         "rq",
@@ -136,8 +138,9 @@ PEERS = (
         "arq_app",
         ("arq >=0.26",),
         ("arq", "redis", "hiredis"),
-        note="`poll_delay=0.005` instead of 0.5 s, because a latency is measured; `max_jobs` and `queue_read_limit` raised from"
-        " 10; `keep_result=0`, `log_results=False` and logs at WARNING, because nobody reads them.",
+        note="`poll_delay=0.005` instead of 0.5 s, because a latency is measured; `max_jobs` and"
+        " `queue_read_limit` raised from 10; `keep_result=0`, `log_results=False` and logs at WARNING, because"
+        " nobody reads them.",
     ),
     Peer(
         "saq",
@@ -153,16 +156,16 @@ PEERS = (
         "streaq_app",
         ("streaq >=6",),
         ("streaq", "coredis"),
-        note="`concurrency` and `prefetch` raised from 16; `ttl=0`, so that no result is kept; `silent`, so that no line is logged for a"
-        " task.",
+        note="`concurrency` and `prefetch` raised from 16; `ttl=0`, so that no result is kept; `silent`, so that"
+        " no line is logged for a task.",
     ),
     Peer(
         "go",
         "The Go package",
         "",
-        note="`github.com/gofort/dispatcher`, a worker and a sender of our own around it, built with the machine's Go; its"
-        " logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`; the queue, which it would make a classic one,"
-        " is a quorum queue as Dispatcher's.",
+        note="`github.com/gofort/dispatcher`, a worker and a sender of our own around it, built with the machine's"
+        " Go; its logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`; the"
+        " queue, which it would make a classic one, is a quorum queue as Dispatcher's.",
     ),
 )
 

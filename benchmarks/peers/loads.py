@@ -1,4 +1,4 @@
-"""The settings for tasks that take time: 50 ms of waiting, many at once in one process, and 5 ms of computing in two. Data only."""
+"""The settings for tasks that take time: 50 ms of waiting, many at once, and 5 ms of computing in two processes. Data only."""
 
 from __future__ import annotations
 

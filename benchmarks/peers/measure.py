@@ -192,6 +192,7 @@ class Bench:
             "BENCH_PLAIN": "0",
             # Read by the app of `make bench`, whose own meter is not used here.
             "BENCH_BROKER_PID": "0",
+            "BENCH_QUEUES": self.queue,
             "BENCH_COUNT": "0",
             "BENCH_PIPE": "-1",
             **self.setup.variables,

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..machine import file_system, processor
 from ..report import show
 from ..results import Results
 from .catalogue import PEERS, Kind, Setup
 from .setups import SETUPS
 from .targets import verdicts
 
-__all__ = ["BEGIN", "END", "Survey", "data", "markdown"]
+__all__ = ["BEGIN", "Survey", "data", "markdown"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks.peers --write`, do not edit -->"
-END = "<!-- end of measured -->"
 
 Columns = dict[str, Callable[[Setup], str]]
 
 
 class Survey(msgspec.Struct, kw_only=True):
     """What a run found out. `results.unmet` says why a setup was not measured, by its key; `failures` what went wrong in a
-    round of one that was measured in another. `versions`: by peer, then by package; `brokers`: by name."""
+    round of one that was measured in another. `versions`: by peer, then by package; `machine`: it and the brokers."""
 
     results: Results
     command: str
     rounds: int
-    folder: Path
-    brokers: dict[str, str]
+    machine: str
     versions: dict[str, dict[str, str]]
     failures: dict[str, list[str]]
 
@@ -63,9 +56,7 @@ def data(survey: Survey) -> bytes:
     content: dict[str, Any] = {
         "command": survey.command,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.system()},
-        "python": platform.python_version(),
-        "brokers": survey.brokers,
+        "machine": survey.machine,
         "versions": survey.versions,
         "rounds": survey.rounds,
         "samples": {
@@ -84,11 +75,7 @@ def _machine(survey: Survey) -> Iterator[str]:
         " most in brackets."
     )
     yield ""
-    brokers = "".join(f", {name} {version}" for name, version in survey.brokers.items())
-    yield (
-        f"{os.cpu_count()} cores ({processor()}), {platform.system()} {platform.machine()}, {file_system(survey.folder)};"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}{brokers}."
-    )
+    yield survey.machine
     yield ""
     for peer in PEERS:
         if found := survey.versions.get(peer.name):

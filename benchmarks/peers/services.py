@@ -56,15 +56,10 @@ class Services(msgspec.Struct):
                     raise RuntimeError(f"expected an empty queue afterwards, got {found} messages")
                 time.sleep(0.05)
 
-    def versions(self) -> dict[str, str]:
-        """Of the brokers that are there."""
-        brokers = {"RabbitMQ": self.rabbitmq, "Redis": self.redis}
-        return {name: broker.version for name, broker in brokers.items() if broker is not None}
-
     def clean(self, setup: Setup, queue: str) -> None:
         """Delete what a measurement may have left in the broker."""
         if self.rabbitmq is not None and setup.service in ("rabbitmq", "go"):
-            self.rabbitmq.delete(queue, [each.format(queue=queue) for each in setup.queues])
+            self.rabbitmq.delete(queue, [queue, *(each.format(queue=queue) for each in setup.queues)])
         if self.redis is not None and setup.service == "redis":
             self.redis.clear()
 
