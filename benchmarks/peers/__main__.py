@@ -18,6 +18,7 @@ from .catalogue import PEERS, Setup
 from .environments import ROOT, Environments, tail
 from .golang import build_go
 from .measure import Bench, bare_loops
+from .plots import draw
 from .report import BEGIN, Survey, data, markdown
 from .services import Services, services
 from .setups import SETUPS
@@ -59,9 +60,10 @@ def main(only: str, rounds: int, scale: float, write_page: bool) -> None:
         report = markdown(survey)
     click.echo(report)
     if write_page:
-        write(report, PAGE, BEGIN)
         DATA.parent.mkdir(exist_ok=True)
         DATA.write_bytes(data(survey))
+        shown = draw(survey.results, DATA.parent)
+        write("\n\n".join([report.rstrip(), *shown]) + "\n", PAGE, BEGIN)
 
 
 def _machine(scratch: Path, found: Services) -> str:

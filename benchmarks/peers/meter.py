@@ -25,12 +25,11 @@ Slot = tuple[int, int, int]
 
 
 class Meter:
-    """The worker's side. May be called from many threads and, after a fork, from the child."""
+    """The worker's side. May be called from many threads; a child of a fork renews it first."""
 
     def __init__(self) -> None:
         self._file: mmap.mmap | None = None
         self._offsets = itertools.count(0, SLOT.size)  # its next() is atomic, unlike +=
-        os.register_at_fork(after_in_child=self._renew)
 
     def begin(self, sent_ns: int = 0) -> int:
         """The function has started; returns where its slot is."""
@@ -45,7 +44,8 @@ class Meter:
         assert self._file is not None
         struct.pack_into("=Q", self._file, offset + END, time.time_ns())
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Begin with a file of its own: for the child of a fork."""
         self._file = None
         self._offsets = itertools.count(0, SLOT.size)
 

@@ -1,4 +1,4 @@
-"""The page, the data and the plots of a run. Pure: it measures nothing."""
+"""The page and the data of a run. Pure: it measures nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Survey(msgspec.Struct, kw_only=True):
 
 def markdown(survey: Survey) -> str:
     """The whole report."""
-    lines = [*_machine(survey), "", "## Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
+    lines = [*_machine(survey), "", "### Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
     for verdict in verdicts(survey.results):
         lines.append(
             f"| {verdict.what} | {verdict.wanted} | {verdict.got} | {'met' if verdict.met else '**missed**'} |"
@@ -43,11 +43,11 @@ def markdown(survey: Survey) -> str:
     for title, kind, columns, note in _tables(survey.results):
         setups = [setup for setup in SETUPS if setup.kind == kind and _known(survey.results, setup)]
         if setups:
-            lines += ["", f"## {title}", "", *_table(survey.results, setups, columns)]
+            lines += ["", f"### {title}", "", *_table(survey.results, setups, columns)]
             lines += ["", note] if note else []
-    lines += ["", "## Settings", "", *_settings(survey.results)]
+    lines += ["", "### Settings", "", *_settings(survey.results)]
     if survey.failures:
-        lines += ["", "## Failures", "", *(f"- {key}: {'; '.join(said)}" for key, said in survey.failures.items())]
+        lines += ["", "### Failures", "", *(f"- {key}: {'; '.join(said)}" for key, said in survey.failures.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -137,8 +137,8 @@ def _tables(results: Results) -> Iterator[tuple[str, Kind, Columns, str]]:
             "PSS, MB": figure("running", "pss_mb", "{:.0f}"),
             "processes": figure("running", "processes_count", "{:.0f}"),
         },
-        "Latency is from before the publish to the function's first line, at 200 tasks a second; memory is of all processes, after"
-        " the drain.",
+        "Latency is from before the publish to the function's first line, at 200 tasks a second; memory is of all processes,"
+        " after the drain.",
     )
     yield (
         "Tasks that wait 50 ms, in one process",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 from .meter import Meter
@@ -14,6 +15,7 @@ LOOPS = 70_000
 """About 5 ms of a current core."""
 
 meter = Meter()
+os.register_at_fork(after_in_child=meter.renew)
 
 
 def noop(number: int) -> None:
