@@ -63,7 +63,8 @@ def main(only: str, rounds: int, scale: float, write_page: bool) -> None:
         DATA.parent.mkdir(exist_ok=True)
         DATA.write_bytes(data(survey))
         shown = draw(survey.results, DATA.parent)
-        write("\n\n".join([report.rstrip(), *shown]) + "\n", PAGE, BEGIN)
+        last = f"Every sample: [{DATA.name}](performance/{DATA.name})."
+        write("\n\n".join([report.rstrip(), *shown, last]) + "\n", PAGE, BEGIN)
 
 
 def _machine(scratch: Path, found: Services) -> str:
