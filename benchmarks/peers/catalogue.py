@@ -164,8 +164,8 @@ PEERS = (
         "The Go package",
         "",
         note="`github.com/gofort/dispatcher`, a worker and a sender of our own around it, built with the machine's"
-        " Go; its logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`; the"
-        " queue, which it would make a classic one, is a quorum queue as Dispatcher's.",
+        " Go; its logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`,"
+        " classic queues.",
     ),
 )
 

@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import time
+from collections import Counter
 from pathlib import Path
 
 __all__ = ["Meter", "Readings", "Slot"]
@@ -59,31 +60,41 @@ class Meter:
 
 
 class Readings:
-    """What the workers that write into `folder` have told so far. A slot is read once it is complete."""
+    """What the workers that write into `folder` have told so far."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, tuple[mmap.mmap, list[Slot]]] = {}
-
-    def slots(self, ended: bool = False) -> list[list[Slot]]:
-        """The slots of each process, in the order of their tasks, up to the first that has not started (`ended`: ended)."""
-        for entry in os.scandir(self._folder):
-            if entry.name not in self._files and entry.stat().st_size == SLOTS * SLOT.size:
-                with open(entry.path, "rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._files[entry.name] = (mapped, [])
-        for mapped, found in self._files.values():
-            while (slot := SLOT.unpack_from(mapped, len(found) * SLOT.size))[0] and (slot[1] or not ended):
-                found.append(slot)
-        return [found for _, found in self._files.values()]
+        self._files: dict[str, mmap.mmap] = {}
+        self._known = {False: Counter[str](), True: Counter[str]()}
 
     def count(self, ended: bool = False) -> int:
-        return sum(map(len, self.slots(ended)))
+        """How many tasks have started; `ended`: how many have ended, without those behind one that has not."""
+        return sum(self._counts(ended).values())
 
     def since(self, begun_ns: int) -> list[Slot]:
         """The slots of all tasks that started from then on, in the order of their start."""
-        return sorted(slot for found in self.slots() for slot in found if slot[0] >= begun_ns)
+        counts = self._counts(ended=False)
+        found = [
+            SLOT.unpack_from(file, number * SLOT.size)
+            for name, file in self._files.items()
+            for number in range(counts[name])
+        ]
+        return sorted(slot for slot in found if slot[0] >= begun_ns)
 
     def close(self) -> None:
-        for mapped, _ in self._files.values():
-            mapped.close()
+        for file in self._files.values():
+            file.close()
+
+    def _counts(self, ended: bool) -> Counter[str]:
+        """By process: a slot is filled after the one before it, so what was counted once is not looked at again."""
+        for entry in os.scandir(self._folder):
+            if entry.name not in self._files and entry.stat().st_size == SLOTS * SLOT.size:
+                with open(entry.path, "rb") as file:
+                    self._files[entry.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        known = self._known[ended]
+        for name, mapped in self._files.items():
+            number = known[name]
+            while (slot := SLOT.unpack_from(mapped, number * SLOT.size))[0] and (slot[1] or not ended):
+                number += 1
+            known[name] = number
+        return known

@@ -52,9 +52,6 @@ def test_a_meter_is_read_while_tasks_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert readings.count() == 2
     begun_ns = readings.since(0)[0][0]
     assert readings.since(0)[0] == (begun_ns, 0, 7)
-    readings.close()
-
-    readings = Readings(tmp_path)
     assert readings.count(ended=True) == 0
     meter.end(second)
     meter.end(first)
