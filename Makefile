@@ -8,7 +8,7 @@ RABBITMQ_TESTS := tests -k rabbitmq
 RABBITMQ4_ROOT := $(CURDIR)/.rabbitmq4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check bench bench-peers clean
+.PHONY: help demo test test-rabbitmq4 check bench bench-growth bench-peers clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -42,6 +42,10 @@ check: ## formatting, lint and types
 bench: ## measure it against other queues on this machine
 	@scripts/bootstrap bench
 	@$(PYTHON_BIN) -m benchmarks $(ARGS)
+
+bench-growth: ## measure what a task costs as queues, workers, bodies and delays grow
+	@scripts/bootstrap bench
+	@$(PYTHON_BIN) -m benchmarks.growth $(ARGS)
 
 bench-peers: ## measure Celery, Dramatiq, taskiq and others beside it, each in its best setting
 	@scripts/bootstrap bench

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["CASES", "GROUPS", "MILLION", "Case", "Group"]
+__all__ = ["CASES", "GROUPS", "Case", "Group"]
 
 FSYNC = "fsync a commit"
 NO_SYNC = "no fsync"
@@ -16,7 +16,7 @@ Need = Literal["rabbitmq", "librabbitmq"]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """`name` is `group/who`. `does` names the function, `module:function`, `options` its arguments.
+    """`name` is `group/who`. `does` names the function, `module:function`, `options` its arguments. `queues`: how many it has.
 
     `once`: measured in the first round only, because it takes long and hardly varies. `needs`: what there must be besides
     Python; without it the case says that it was not measured. `note`: its settings, told below its table.
@@ -31,6 +31,7 @@ class Case(msgspec.Struct, frozen=True):
     huey_fsync: bool = False
     needs: tuple[Need, ...] = ()
     note: str = ""
+    queues: int = 1
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -77,7 +78,6 @@ GROUPS = (
     Group("latency", "From `send` to the function's start, another process", is_rates=False),
     Group("start", "Starting", is_rates=False),
     Group("idle", "Having nothing to do", is_rates=False),
-    Group("growth", "Cost of a task while others wait in the queue", is_rates=False),
 )
 
 OURS = "dispatcher_cases"
@@ -250,12 +250,4 @@ CASES = (
         once=True,
         needs=("rabbitmq",),
     ),
-    *(
-        Case(f"growth/{waiting}", f"{waiting:,} waiting", f"{OURS}:growth", {"waiting": waiting, "count": 5000}, FSYNC)
-        for waiting in (1000, 10_000, 100_000)
-    ),
-)
-
-MILLION = Case(
-    "growth/1000000", "1,000,000 waiting", f"{OURS}:growth", {"waiting": 1_000_000, "count": 5000}, FSYNC, once=True
 )

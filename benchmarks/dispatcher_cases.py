@@ -12,7 +12,7 @@ from .dispatcher_app import HEADERS, QUEUE, app, coroutine, function, timed
 from .processes import DISPATCHER_WORKER, started, wall_seconds
 from .samples import Sample, Stopwatch, cpu_seconds, resident_mb
 
-__all__ = ["drain", "growth", "idle", "latency", "publish", "publish_many", "start", "without_worker"]
+__all__ = ["drain", "idle", "latency", "publish", "publish_many", "start", "without_worker"]
 
 IDLE_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
@@ -66,26 +66,6 @@ def drain(kind: str, count: int, limit: int) -> Sample:
     if left:
         raise RuntimeError(f"expected an empty queue after the drain, got {left} messages")
     return sample
-
-
-def growth(waiting: int, count: int) -> Sample:
-    """What a task costs while `waiting` others are in the queue, in microseconds of wall and CPU time."""
-
-    async def publish_more() -> Sample:
-        async with app:
-            await _fill("coroutine", waiting)
-            watch = Stopwatch()
-            await _fill("coroutine", count)
-            return watch.sample(count)
-
-    published = asyncio.run(publish_more())
-    with started(DISPATCHER_WORKER, count) as worker:
-        drained = worker.sample()
-    figures = {}
-    for what, sample in (("publish", published), ("drain", drained)):
-        figures[f"{what}_us"] = sample.seconds / sample.count * 1e6
-        figures[f"{what}_cpu_us"] = sample.cpu_seconds / sample.count * 1e6
-    return Sample(figures=figures)
 
 
 def start() -> Sample:

@@ -49,6 +49,13 @@ class WorkerProcess:
             raise RuntimeError(f"the worker ended with exit code {self._process.wait()} before its tasks were done")
         return msgspec.json.decode(line, type=Sample)
 
+    def family(self) -> list[int]:
+        """It and all processes below it. Needs /proc: Linux."""
+        found = [self.pid]
+        for pid in found:
+            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found
+
     def drain(self) -> None:
         """Ask it to finish what it runs, and wait for its end. Raises unless it ends cleanly and soon."""
         self._process.send_signal(signal.SIGINT)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .catalogue import CASES, GROUPS, MILLION, Case, Group
+from .catalogue import CASES, GROUPS, Case, Group
 from .results import Results, Spread
 from .targets import verdicts
 
@@ -26,7 +26,7 @@ def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq
     for group in GROUPS:
         cases = [
             case
-            for case in (*CASES, MILLION)
+            for case in CASES
             if case.name.startswith(group.name + "/") and (results.has(case.name) or case.name in results.unmet)
         ]
         if cases:

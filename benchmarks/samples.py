@@ -17,7 +17,8 @@ class Sample(msgspec.Struct):
 
     `count` tasks took `seconds` of wall time and `cpu_seconds` of user and system time, all threads included; both are
     zero where the case is not a rate. `broker_cpu_seconds` is what the broker's process took meanwhile; None where it is
-    not known. `figures`: everything else, by name with its unit (`p50_ms`, `resident_mb`).
+    not known. `figures`: everything else, by name with its unit (`p50_ms`, `resident_mb`). `series`: what was read over
+    time, as pairs of tasks done and a figure.
     """
 
     count: int = 0
@@ -25,6 +26,7 @@ class Sample(msgspec.Struct):
     cpu_seconds: float = 0.0
     broker_cpu_seconds: float | None = None
     figures: dict[str, float] = {}
+    series: list[tuple[float, float]] = []
 
 
 class Stopwatch:

@@ -60,6 +60,7 @@ class Surroundings(msgspec.Struct):
             "BENCH_FILE": str(file),
             "BENCH_URL": on_rabbitmq.url if on_rabbitmq else f"sqlite:///{file}",
             "BENCH_QUEUE": queue,
+            "BENCH_QUEUES": " ".join(_queues(case, queue)),
             "BENCH_BROKER_PID": str(on_rabbitmq.pid if on_rabbitmq else 0),
             "BENCH_C_CLIENT": str(self.c_client or ""),
             "BENCH_FSYNC": "1" if case.huey_fsync else "0",
@@ -70,7 +71,12 @@ class Surroundings(msgspec.Struct):
     def clean(self, case: Case, queue: str) -> None:
         """Delete what a measurement may have left in the broker."""
         if self.rabbitmq is not None and "rabbitmq" in case.needs:
-            self.rabbitmq.delete(queue, [queue])
+            self.rabbitmq.delete(queue, _queues(case, queue))
+
+
+def _queues(case: Case, queue: str) -> list[str]:
+    """All of a case's queues; the first is called `queue`, as is their exchange."""
+    return [queue, *(f"{queue}.{number}" for number in range(2, case.queues + 1))]
 
 
 def _compiled(scratch: Path) -> Path | None:

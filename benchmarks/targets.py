@@ -76,10 +76,6 @@ def _embedded(results: Results) -> Iterator[Compared]:
     for processes in (1, 4):
         idle = _figure(results, f"idle/dispatcher-{processes}", "idle_cpu_percent")
         yield f"idle CPU of a worker, {processes} on the file", idle, "<=", 0.5, "{:.2f} %"
-    for waiting in (10_000, 100_000, 1_000_000):
-        for what in ("publish", "drain"):
-            growth = _growth(results, waiting, f"{what}_us")
-            yield f"cost of a {what}, {waiting:,} waiting against 1,000", growth, "<=", 1 / TIE, "{:.2f}x"
 
 
 def _on_rabbitmq(results: Results) -> Iterator[Compared]:
@@ -128,8 +124,3 @@ def _cpu(results: Results, name: str, count: int) -> float | None:
 def _figure(results: Results, name: str, figure: str) -> float | None:
     spread = results.figure(name, figure)
     return None if spread is None else spread.median
-
-
-def _growth(results: Results, waiting: int, figure: str) -> float | None:
-    few, many = _figure(results, "growth/1000", figure), _figure(results, f"growth/{waiting}", figure)
-    return None if few is None or many is None else many / few
