@@ -37,7 +37,8 @@ class Setup(msgspec.Struct, frozen=True):
     In `worker`, `{python}` and `{bin}` stand for the peer's environment, `{queue}` and `{url}` for the measurement's.
     `count`: tasks that are drained. `in_flight`: how many publishes can be awaited at once (1: it can but one). `at_once`:
     how many 50 ms tasks run at once. `steady`: it keeps up with 200 tasks a second, so that there is a latency. `queues`:
-    what it declares besides `{queue}`. `stop`: the signal that makes it finish what it runs and end.
+    what it declares besides `{queue}`. `stop`: the signal that makes it finish what it runs and end; `stop_all`: each of its
+    processes has to be sent it, as ^C in a terminal does.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Setup(msgspec.Struct, frozen=True):
     steady: bool = True
     queues: tuple[str, ...] = ()
     stop: Literal["INT", "TERM"] = "TERM"
+    stop_all: bool = False
     durability: str = ""
     note: str = ""
 

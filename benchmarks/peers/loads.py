@@ -271,5 +271,6 @@ CPU = (
         ("{bin}/streaq", "run", f"{APPS}.streaq_app:worker", "--workers", "2"),
         "`--workers 2`, `concurrency=2`.",
         service="redis",
+        stop_all=True,
     ),
 )

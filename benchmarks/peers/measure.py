@@ -126,7 +126,7 @@ class Bench:
         return worker.run(count, begun_ns, ended=kind in ("io", "cpu"))
 
     def _finish(self, worker: Worker) -> None:
-        worker.stop(signal.Signals[f"SIG{self.setup.stop}"], self._published)
+        worker.stop(signal.Signals[f"SIG{self.setup.stop}"], self.setup.stop_all, self._published)
         if self.setup.service in ("rabbitmq", "go"):
             self._services.wait_until_empty(self.queue)
         elif left := self._ask('"depth"', int):

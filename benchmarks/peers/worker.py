@@ -78,9 +78,12 @@ class Worker:
         finally:
             trees.send_signal(self.pid, signal.SIGCONT)
 
-    def stop(self, number: signal.Signals, expected: int) -> None:
-        """Ask it to end, and wait. Raises unless it ends soon and has run `expected` tasks in all, each once."""
-        self._process.send_signal(number)
+    def stop(self, number: signal.Signals, to_all: bool, expected: int) -> None:
+        """Ask it, or all its processes, to end, and wait. Raises unless it ends soon and has run `expected` tasks in all, each once."""
+        if to_all:
+            trees.send_signal(self.pid, number)
+        else:
+            self._process.send_signal(number)
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
