@@ -8,7 +8,7 @@ RABBITMQ_TESTS := tests -k rabbitmq
 RABBITMQ4_ROOT := $(CURDIR)/.rabbitmq4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check bench bench-growth clean
+.PHONY: help demo test test-rabbitmq4 check bench bench-growth bench-peers clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -47,6 +47,10 @@ bench-growth: ## measure what a task costs as queues, workers, bodies and delays
 	@scripts/bootstrap bench
 	@$(PYTHON_BIN) -m benchmarks.growth $(ARGS)
 
+bench-peers: ## measure Celery, Dramatiq, taskiq and others beside it, each in its best setting
+	@scripts/bootstrap bench
+	@$(PYTHON_BIN) -m benchmarks.peers $(ARGS)
+
 clean: ## remove everything that make has made
-	@rm -rf .venv .venv.lock $(RABBITMQ4_ROOT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv.lock .bench $(RABBITMQ4_ROOT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,6 +34,10 @@ class Results:
     def add(self, name: str, number: int, sample: Sample) -> None:
         self._samples.setdefault(name, {})[number] = sample
 
+    def samples(self) -> dict[str, dict[int, Sample]]:
+        """All of them, by case and round."""
+        return self._samples
+
     def has(self, name: str) -> bool:
         return name in self._samples
 

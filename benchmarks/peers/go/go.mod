@@ -1,0 +1,4 @@
+module dispatcher-bench/go-peer
+
+go 1.18
+
