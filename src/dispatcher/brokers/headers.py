@@ -44,11 +44,12 @@ def decode_headers(raw: bytes | None) -> dict[str, Any]:
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for name, value in table.items():
+    plain = dict(table)
+    for name, value in plain.items():
         if type(name) is not str:
             raise TypeError(f"the name {name!r:.100}")
-        plain[name] = value if type(value) in _SELF_CONTAINED else _field(value)
+        if type(value) not in _SELF_CONTAINED:
+            plain[name] = _field(value)
     return plain
 
 

@@ -119,6 +119,15 @@ class Task(msgspec.Struct, frozen=True):
         if self.eta is not None:
             _check_eta(self.eta, self.delay_seconds)
 
+    def again(self, args: tuple[TaskArgument, ...]) -> Task:
+        """The same task with other arguments and a new uuid. Nothing is checked anew."""
+        task = self.__copy__()
+        _force(task, "args", args)
+        _force(task, "uuid", new_uuid())
+        if self.headers is not None:
+            _force(task, "headers", dict(self.headers))
+        return task
+
     @property
     def id(self) -> str:
         """The uuid, which is never None once the task exists."""

@@ -21,13 +21,16 @@ class Deadlines:
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, future: asyncio.Future[None]) -> None:
+    def watch(self, future: asyncio.Future[None]) -> float:
+        """Fail `future` if it is not done in time; returns when that will be, by the loop's clock."""
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()
-        waiting.append((self._loop.time() + self._seconds, future))
+        deadline = self._loop.time() + self._seconds
+        waiting.append((deadline, future))
         if self._timer is None:
             self._timer = self._loop.call_at(waiting[0][0], self._look)
+        return deadline
 
     def _look(self) -> None:
         """Fail what is due, and come back when the oldest that is left is."""
