@@ -21,6 +21,7 @@ from ...model.topology import DELAY_EXCHANGE
 from ..base import DEFAULT_PRIORITY, Message
 from .catalog import Catalog, QueueInfo, load
 from .entries import MESSAGE_COLUMNS, Publish, Row, Settled, Window
+from .file import Database
 from .schema import PRIORITIES
 
 __all__ = ["Store", "Work", "wall_clock_ms"]
@@ -90,9 +91,9 @@ class Work:
 class Store:
     """The statements of one session. `session` is its row; `catalog` what it last read; `now_ms` the wall clock."""
 
-    def __init__(self, connection: Any, session: int, now_ms: Callable[[], int] = wall_clock_ms) -> None:
-        self.connection = connection
-        self._execute = connection.execute
+    def __init__(self, database: Database, session: int, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self.connection = database.connection
+        self._execute = database.execute
         self.session = session
         self.now_ms = now_ms
         self.catalog: Catalog = self._snapshot(0)
