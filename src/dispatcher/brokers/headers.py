@@ -48,7 +48,8 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in plain.items():
         if type(name) is not str:
             raise TypeError(f"the name {name!r:.100}")
-        if type(value) not in _SELF_CONTAINED:
+        kind = type(value)
+        if kind not in _SELF_CONTAINED and not (kind is int and -(2**63) <= value < 2**63):
             plain[name] = _field(value)
     return plain
 
