@@ -214,7 +214,8 @@ class Engine:
         catalog = self.store.catalog
         sessions = {session for queue in queues for session in catalog.consumers.get(queue, ())}
         sessions.discard(self._member.id)
-        self._kicker.kick([self._fifo(session) for session in sessions if session in catalog.sessions])
+        if sessions:
+            self._kicker.kick([self._fifo(session) for session in sessions if session in catalog.sessions])
 
     def _fifo(self, session: int) -> str:
         return self._place.inside(members.fifo_name(self.store.catalog.sessions[session].token))
