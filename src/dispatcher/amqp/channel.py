@@ -21,6 +21,8 @@ CALL_SECONDS = 30.0
 
 CLOSE_SECONDS = 5.0
 
+_OPEN = ChannelStatus.OPEN  # looked up once, see `channel_state`
+
 
 class ConfirmListener(Protocol):
     """Who hears what became of publishes. A waiter is the object that was handed to `Channel.publish`."""
@@ -74,7 +76,7 @@ class Channel:
     @property
     def is_open(self) -> bool:
         """Whether it takes commands."""
-        return self.state.status is ChannelStatus.OPEN
+        return self.state.status is _OPEN
 
     # --- calls -----------------------------------------------------------------------------------------------------
 

@@ -60,6 +60,9 @@ class ChannelStatus(enum.Enum):
     CLOSED = 3
 
 
+_OPEN = ChannelStatus.OPEN  # each look-up of an enum's member costs as much as a short call on Python 3.11
+
+
 class _Incoming:
     """A message whose frames are still coming. `content` is None for one that comes back: nobody asks for it."""
 
@@ -156,7 +159,7 @@ class ChannelState:
 
     def flush_settlements(self) -> None:
         """Tell the broker what was acked and handed back since the last call."""
-        if self.status is ChannelStatus.OPEN:
+        if self.status is _OPEN:
             self._outbox += self.acks.take()
 
     def hand_back_all(self) -> None:
@@ -180,7 +183,7 @@ class ChannelState:
         return calls, [] if self.confirms is None else self.confirms.take_all()
 
     def _check_open(self) -> None:
-        if self.status is not ChannelStatus.OPEN:
+        if self.status is not _OPEN:
             raise ChannelGone(f"channel {self.number} is closed; open another")
 
     # --- frames from the broker ------------------------------------------------------------------------------------

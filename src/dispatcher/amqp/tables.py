@@ -198,11 +198,11 @@ def _encode_fields(table: Mapping[str, Any], depth: int) -> bytes:
     for name, value in table.items():
         # The two kinds that nearly every header has, without a call.
         kind = type(value)
-        if kind is int:
-            pieces += (_encode_name(name), _encode_int(name, value))
-        elif kind is str:
-            raw = _encode_text(name, value)
+        if kind is str:
+            raw = value.encode() if value.isascii() else _encode_text(name, value)
             pieces += (_encode_name(name), _TAGGED_LENGTH.pack(b"S", len(raw)), raw)
+        elif kind is int:
+            pieces += (_encode_name(name), _encode_int(name, value))
         else:
             pieces += (_encode_name(name), _encode_value(name, value, depth))
     return b"".join(pieces)

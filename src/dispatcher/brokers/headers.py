@@ -43,13 +43,16 @@ def decode_headers(raw: bytes | None) -> dict[str, Any]:
     return {} if raw is None else _decode(raw)
 
 
-def _table(table: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
+def _table(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`table` itself where all of it can be encoded as it is."""
+    changed: dict[str, Any] = {}
     for name, value in table.items():
         if type(name) is not str:
             raise TypeError(f"the name {name!r:.100}")
-        plain[name] = value if type(value) in _SELF_CONTAINED else _field(value)
-    return plain
+        kind = type(value)
+        if kind not in _SELF_CONTAINED and not (kind is int and -(2**63) <= value < 2**63):
+            changed[name] = _field(value)
+    return {**table, **changed} if changed or type(table) is not dict else table
 
 
 def _field(value: Any) -> Any:

@@ -26,7 +26,7 @@ __all__ = ["Signature"]
 class Signature:
     """What a task's function takes. Made by `Signature.of`; `name` is the task's, for error messages."""
 
-    __slots__ = ("_names", "_positions", "_required", "_rest", "_tables", "name", "parameters")
+    __slots__ = ("_encoders", "_names", "_positions", "_required", "_rest", "_tables", "name", "parameters")
 
     def __init__(
         self, name: str, parameters: Sequence[Parameter], by_position_only: int, rest: Parameter | None
@@ -35,6 +35,7 @@ class Signature:
         self.parameters = tuple(parameters)
         self._rest = rest
         self._tables = tuple(p.decoders for p in parameters)
+        self._encoders = tuple(p.encode for p in parameters)
         self._names = ", ".join([p.name for p in parameters] + ([f"*{rest.name}"] if rest else []))
         self._positions = {p.name: index for index, p in enumerate(parameters) if index >= by_position_only}
         self._required = sum(p.required for p in parameters)
@@ -79,12 +80,17 @@ class Signature:
         """
         if kwargs:
             args = self._place(args, kwargs)
-        bound = []
-        for parameter, value in zip(self._for(len(args)), args):  # noqa: B905, as in `check`
-            try:
-                bound.append(parameter.encode(value))
-            except ArgumentError as error:
-                raise ArgumentError(f"task {self.name!r}, argument {parameter.name!r}: {error}") from None
+        count = len(args)
+        encoders: Iterable[Callable[[Any], TaskArgument]] = self._encoders
+        if not self._required <= count <= len(self._encoders):
+            encoders = [parameter.encode for parameter in self._for(count)]
+        bound: list[TaskArgument] = []
+        try:  # one for all, as in `check`
+            for encode, value in zip(encoders, args):  # noqa: B905, as in `check`
+                bound.append(encode(value))
+        except ArgumentError as error:
+            name = self._for(count)[len(bound)].name
+            raise ArgumentError(f"task {self.name!r}, argument {name!r}: {error}") from None
         return tuple(bound)
 
     def check(self, args: Sequence[TaskArgument]) -> list[Any]:

@@ -22,13 +22,14 @@ __all__ = ["NAME_PATTERN", "Receipt", "Task", "TaskArgument", "check_task_name",
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 MAX_UUID_BYTES = 255
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _force = msgspec.structs.force_setattr
 
 
 def new_uuid() -> str:
     """A random version-4 UUID as text (RFC 9562), made without the uuid module, which costs four times as much."""
     raw = urandom(16).hex()
-    return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{'89ab'[int(raw[16], 16) & 3]}{raw[17:20]}-{raw[20:]}"
+    return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{_VARIANT[raw[16]]}{raw[17:20]}-{raw[20:]}"
 
 
 def check_task_name(name: object) -> str:
@@ -118,6 +119,15 @@ class Task(msgspec.Struct, frozen=True):
             _check_seconds("delay_seconds", self.delay_seconds)
         if self.eta is not None:
             _check_eta(self.eta, self.delay_seconds)
+
+    def again(self, args: tuple[TaskArgument, ...]) -> Task:
+        """The same task with other arguments and a new uuid. Nothing is checked anew."""
+        task: Task = self.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+        _force(task, "args", args)
+        _force(task, "uuid", new_uuid())
+        if self.headers is not None:
+            _force(task, "headers", dict(self.headers))
+        return task
 
     @property
     def id(self) -> str:

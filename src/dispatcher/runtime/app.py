@@ -76,7 +76,7 @@ class Dispatcher:
         self._connected_by = os.getpid()
         self._users = 0
         self._sync = SyncPublisher(self._connect, wait_seconds=self.config.publish_timeout_seconds)
-        self._publishing = Publishing(self.publish, self._sync.publish)
+        self._publishing = Publishing(self._publish_sent, self._sync.publish)
 
     def __repr__(self) -> str:
         state = "connected" if self._connecting is not None else "not connected"
@@ -288,6 +288,10 @@ class Dispatcher:
     async def publish(self, task: Task) -> Receipt:
         """Publish a `Task`, for instance one that `some_task.bind(…)` made. See `Server.publish`."""
         return await self._on_server(lambda server: server.publish(task))
+
+    def _publish_sent(self, task: Task) -> Awaitable[Receipt]:
+        """`publish` for `send`, which awaits it: without a coroutine of its own."""
+        return self.publish(task) if _is_in_child() else self.server.publish(task)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
         """Publish many, pipelined. See `Server.publish_many`."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import msgspec
 
 from ..model.signature import Signature
-from ..model.task import Receipt, Task
+from ..model.task import Receipt, Task, TaskArgument
 from ..model.topology import check_name
 from .registry import RegisteredTask, TaskConfig
 
@@ -56,10 +56,20 @@ class TaskSender(Generic[SendP]):
         self.signature = signature
         self._publishing = publishing
         self._options = options
+        self._is_alike = options is None or (options.uuid is None and options.eta is None)
+        self._first: Task | None = None
 
     def bind(self, *args: SendP.args, **kwargs: SendP.kwargs) -> Task:
         """A `Task` with these arguments, to publish later. `ArgumentError` if they do not fit the signature."""
         arguments = self.signature.bind(args, kwargs)
+        if self._first is not None:
+            return self._first.again(arguments)  # all but the arguments was checked with the first
+        task = self._task(arguments)
+        if self._is_alike:
+            self._first = task.again(())  # one of our own, that nobody else can change
+        return task
+
+    def _task(self, arguments: tuple[TaskArgument, ...]) -> Task:
         chosen = self._options
         if chosen is None:
             return Task(self.name, arguments, None, self.queue)
@@ -125,14 +135,14 @@ class AppTask(TaskSender[SendP], Generic[SendP, CallP, R]):
     ) -> TaskSender[SendP]:
         """The same task with options for its next sends: `task.options(delay_seconds=60).send(…)`; see `Task`.
 
-        They are checked when a task is bound or sent. `queue` must be one that exists.
+        They are checked when a task is bound or sent; `headers` are copied here. `queue` must be one that exists.
         """
         if queue is not None:
             check_name("queue", queue)
         chosen = SendOptions(
             queue=queue,
             uuid=uuid,
-            headers=headers,
+            headers=dict(headers) if isinstance(headers, Mapping) else headers,
             priority=priority,
             expires_seconds=expires_seconds,
             delay_seconds=delay_seconds,

@@ -111,12 +111,23 @@ class Publisher:
     async def publish(self, task: Task) -> Receipt:
         """Publish one task. Raises `ArgumentError` before anything is sent, else a `PublishError`."""
         message = self._message_of(task)
-        deadline = self._loop.time() + self._timeout_seconds
-        await self._until_accepted(message, self._send(message), deadline)
+        sent, deadline = self._send(message)
+        accepted = False
+        if sent is not None:
+            try:  # its usual end, awaited here: every coroutine in between is paid for by each publish
+                await sent
+                accepted = True
+            except (DispatcherError, TimeoutError):
+                pass  # it is looked at again by who tries on
+        if not accepted:
+            await self._until_accepted(message, sent, deadline)
         return self._accepted(task, message)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:
-        """Publish all of `tasks`, taken lazily, up to 1,000 or 16 MiB in flight. `PublishManyError` if any was not accepted."""
+        """Publish all of `tasks`, taken lazily, up to 1,000 or 16 MiB in flight. `PublishManyError` if any was not accepted.
+
+        A full window is emptied by half before it is filled again: one half is made while the broker stores the other.
+        """
         window: deque[_InFlight] = deque()
         window_bytes = 0
         receipts: list[Receipt] = []
@@ -151,10 +162,12 @@ class Publisher:
                 except ArgumentError as error:
                     failed.append((task, error))
                     continue
-                window.append(_InFlight(task, message, self._send(message), self._loop.time() + self._timeout_seconds))
+                window.append(_InFlight(task, message, *self._send(message)))
                 window_bytes += len(message.body)
-                while len(window) >= PUBLISH_MANY_WINDOW or window_bytes >= PUBLISH_MANY_BYTES:
-                    await settle_oldest()
+                if len(window) >= PUBLISH_MANY_WINDOW or window_bytes >= PUBLISH_MANY_BYTES:
+                    while len(window) > PUBLISH_MANY_WINDOW // 2 or window_bytes > PUBLISH_MANY_BYTES // 2:
+                        await settle_oldest()
+                    last_turn = self._loop.time()
             while window:
                 await settle_oldest()
         finally:
@@ -165,14 +178,13 @@ class Publisher:
             raise PublishManyError(receipts, failed)
         return receipts
 
-    def _send(self, message: Message) -> _Sent:
-        """Hand the message over, if there is a session; the future fails at the deadline."""
+    def _send(self, message: Message) -> tuple[_Sent, float]:
+        """Hand the message over, if there is a session; the future fails at the deadline, which is returned too."""
         session = self._source.session
         if session is None:
-            return None
+            return None, self._loop.time() + self._timeout_seconds
         sent = session.publish(message)
-        self._deadlines.watch(sent)
-        return sent
+        return sent, self._deadlines.watch(sent)
 
     def _accepted(self, task: Task, message: Message) -> Receipt:
         if self._hub.busy:

@@ -65,7 +65,7 @@ class Engine:
             undo.callback(self._member.lock.close)
             self.waker = make_waker(place.inside(members.fifo_name(self._member.token)))
             undo.callback(self.waker.close)
-            self.store = Store(self._database.connection, self._member.id, now_ms)
+            self.store = Store(self._database, self._member.id, now_ms)
             self.cancels = CancelTable(self._database.connection, now_ms)
             self._undo = undo.pop_all()
         self._next_tick = self._next_reap = self._next_heartbeat = self._leases_from = 0.0
@@ -169,11 +169,11 @@ class Engine:
             database.rollback()
             raise
         self._failpoints("after", batch, work)
+        store.committed(work)
+        self._after_commit(work)  # first of all: others may take it up while we finish
         if batch.publishes:
             self._place.check()  # what was written into a file that is gone must not be called accepted
         self._unsynced = database.relaxed and (self._unsynced or bool(batch.acks))
-        store.committed(work)
-        self._after_commit(work)
         results.answers += [(publish[2], None, error) for publish, error in zip(batch.publishes, errors, strict=True)]
         results.answers += answers
         results.deliveries += work.claimed
@@ -214,7 +214,8 @@ class Engine:
         catalog = self.store.catalog
         sessions = {session for queue in queues for session in catalog.consumers.get(queue, ())}
         sessions.discard(self._member.id)
-        self._kicker.kick([self._fifo(session) for session in sessions if session in catalog.sessions])
+        if sessions:
+            self._kicker.kick([self._fifo(session) for session in sessions if session in catalog.sessions])
 
     def _fifo(self, session: int) -> str:
         return self._place.inside(members.fifo_name(self.store.catalog.sessions[session].token))

@@ -66,6 +66,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.publishes) + len(self.acks) + len(self.rejects) + len(self.calls)
 
+    def __bool__(self) -> bool:
+        return bool(self.publishes or self.acks or self.rejects or self.calls)
+
     def take(self, other: Batch) -> None:
         """Append what `other` holds."""
         self.publishes += other.publishes

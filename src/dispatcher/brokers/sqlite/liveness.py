@@ -102,6 +102,7 @@ class Inheritance:
         return lock
 
     def connection(self, connection: Any) -> None:
+        """A connection, or a cursor of one."""
         self._connections.append(connection)
 
     def end(self) -> None:

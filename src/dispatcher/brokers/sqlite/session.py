@@ -322,7 +322,7 @@ class SqliteSession:
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise ConnectionLost("this session belongs to the process that this one was forked from; connect anew here")
-        if self.ended:
+        if self._closing or self._finished.done():
             raise ConnectionLost("this session has ended; connect again")
 
     def _flush(self) -> None:

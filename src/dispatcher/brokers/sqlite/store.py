@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ...model.topology import DELAY_EXCHANGE
 from ..base import DEFAULT_PRIORITY, Message
 from .catalog import Catalog, QueueInfo, load
 from .entries import MESSAGE_COLUMNS, Publish, Row, Settled, Window
+from .file import Database
 from .schema import PRIORITIES
 
 __all__ = ["Store", "Work", "wall_clock_ms"]
@@ -30,10 +31,9 @@ PROMOTE_MAX = 1000
 CHUNKS = (64, 16, 4, 1)
 PAGE_BYTES = 4096
 
-INSERT_MESSAGE = (
-    "INSERT INTO messages (id, queue_id, rank, published_at_ms, priority, exchange, routing_key, uuid, content_type,"
-    " headers, body) VALUES "
-)
+USUAL = ("id", "queue_id", "rank", "published_at_ms", "exchange", "routing_key", "uuid", "headers", "body")
+"""The columns of a message without a priority and with the plain content type: nearly every one."""
+FULL = (*USUAL, "priority", "content_type")
 LOOK = (
     "SELECT max(EXISTS (SELECT 1 FROM ready WHERE queue_id = w.column1)),"
     " min((SELECT ready_at_ms FROM delayed WHERE queue_id = w.column1 ORDER BY ready_at_ms LIMIT 1)) FROM (VALUES "
@@ -42,6 +42,11 @@ LOOK = (
 
 PLAIN_CONTENT = "application/json"
 """Stored as NULL: nearly every message has it."""
+
+USUAL_RANK = PRIORITIES - 1 - DEFAULT_PRIORITY
+
+_New: TypeAlias = tuple[Any, ...]
+"""What a new message has in the columns after its id: those of `USUAL`, or of `FULL`."""
 
 
 def wall_clock_ms() -> int:
@@ -86,15 +91,15 @@ class Work:
 class Store:
     """The statements of one session. `session` is its row; `catalog` what it last read; `now_ms` the wall clock."""
 
-    def __init__(self, connection: Any, session: int, now_ms: Callable[[], int] = wall_clock_ms) -> None:
-        self.connection = connection
-        self._execute = connection.execute
+    def __init__(self, database: Database, session: int, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self.connection = database.connection
+        self._execute = database.execute
         self.session = session
         self.now_ms = now_ms
         self.catalog: Catalog = self._snapshot(0)
         self.windows: list[Window] = []
         self.next_due_ms: int | None = None
-        self._inserts = {size: INSERT_MESSAGE + ", ".join(["(?,?,?,?,?,?,?,?,?,?,?)"] * size) for size in CHUNKS}
+        self._inserts = {(columns, size): _insert(columns, size) for columns in (USUAL, FULL) for size in CHUNKS}
 
     # --- the catalog --------------------------------------------------------------------------------------------
 
@@ -148,37 +153,42 @@ class Store:
     def insert(self, publishes: Sequence[Publish], work: Work) -> list[PublishError | None]:
         """Store each message in every queue it routes to, or in none; says which error each met."""
         now_ms = self.now_ms()
-        ready: list[tuple[Any, ...]] = []
-        delayed: list[tuple[Any, ...]] = []
+        routes = self.catalog.routes
+        ready: list[_New] = []
+        delayed: list[tuple[int, _New]] = []
         errors: list[PublishError | None] = []
         for message, headers, _ in publishes:
-            queues = self._route(message)
-            if isinstance(queues, PublishError):
-                errors.append(queues)
+            exchange, routing_key, priority = message.exchange, message.routing_key, message.priority
+            queues = routes.get((exchange, routing_key))
+            if queues is None:
+                errors.append(self._no_route(message))
                 continue
-            refused = self._take_room(queues, message, work)
+            refused = None
+            for queue in queues:
+                if queue.max_length is not None:
+                    refused = self._take_room(queues, message, work)
+                    break
             errors.append(refused)
             if refused is not None:
                 continue
-            priority = message.priority
-            rank = PRIORITIES - 1 - min(PRIORITIES - 1, DEFAULT_PRIORITY if priority is None else max(0, priority))
-            content_type = None if message.content_type == PLAIN_CONTENT else message.content_type
+            rank = USUAL_RANK if priority is None else PRIORITIES - 1 - min(PRIORITIES - 1, max(0, priority))
+            # As bytearray: what is bytes, or None, is first offered to every adapter that a program may have registered.
+            blob = None if headers is None else bytearray(headers)
+            new: _New = (rank, now_ms, exchange, routing_key, message.uuid, blob, bytearray(message.body))
+            if priority is not None or message.content_type != PLAIN_CONTENT:
+                new += (priority, None if message.content_type == PLAIN_CONTENT else message.content_type)
             due_ms = message.ready_at_ms
-            late = due_ms is not None and due_ms > now_ms
-            rows, woken = (delayed, work.timers) if late else (ready, work.kicks)
             for queue in queues:
-                woken.add(queue.id)
-                rows.append(
-                    (0, queue.id, rank, now_ms, priority, message.exchange, message.routing_key, message.uuid,
-                     content_type, headers, message.body, due_ms)
-                )  # fmt: skip
+                if due_ms is None or due_ms <= now_ms:
+                    work.kicks.add(queue.id)
+                    ready.append((queue.id, *new))
+                else:
+                    work.timers.add(queue.id)
+                    delayed.append((due_ms, (queue.id, *new)))
         self._insert_rows(ready, delayed, work)
         return errors
 
-    def _route(self, message: Message) -> tuple[QueueInfo, ...] | PublishError:
-        queues = self.catalog.routes.get((message.exchange, message.routing_key))
-        if queues is not None:
-            return queues
+    def _no_route(self, message: Message) -> PublishError:
         if message.exchange not in self.catalog.exchanges:
             return TopologyMissing(
                 f"expected an exchange that exists, got {message.exchange!r}; declare it first", uuid=message.uuid
@@ -216,24 +226,34 @@ class Store:
         if queue.max_length is not None:
             work.waiting[queue_id] = self._waiting(queue, work) + change
 
-    def _insert_rows(self, ready: list[tuple[Any, ...]], delayed: list[tuple[Any, ...]], work: Work) -> None:
+    def _insert_rows(self, ready: list[_New], delayed: list[tuple[int, _New]], work: Work) -> None:
         if not ready and not delayed:
             return
-        first = work.next_id
+        first = id = work.next_id
         split = first + len(ready)
-        work.next_id = split + len(delayed)
-        rows = [(id, *row[1:-1]) for id, row in enumerate(ready + delayed, first)]
+        rows = ready + [row for _, row in delayed]
+        size = 0
         for part in _chunks(rows):
-            self._execute(self._inserts[len(part)], [value for row in part for value in row])
+            columns = USUAL if max(map(len, part)) < len(USUAL) else FULL
+            values: list[Any] = []
+            for row in part:
+                values.append(id)
+                values += row
+                if columns is FULL and len(row) < len(USUAL):
+                    values += (None, None)
+                size += len(row[6] or b"") + len(row[7])
+                id += 1
+            self._execute(self._inserts[columns, len(part)], values)
         if ready:
             self._execute(
                 "INSERT INTO ready SELECT queue_id, rank, id, 0 FROM messages WHERE id >= ? AND id < ?", (first, split)
             )
-        for id, row in enumerate(delayed, split):
-            self._execute("INSERT INTO delayed VALUES (?, ?, ?, ?)", (row[1], row[-1], id, row[2]))
-        self._execute("UPDATE state SET next_id = ?", (work.next_id,))
+        for late, (due_ms, row) in enumerate(delayed, split):
+            self._execute("INSERT INTO delayed VALUES (?, ?, ?, ?)", (row[0], due_ms, late, row[1]))
+        work.next_id = id
+        self._execute("UPDATE state SET next_id = ?", (id,))
         # Each row's overhead is some 100 bytes, its key in `ready` some 20.
-        work.pages += sum(len(row[-1]) + len(row[-2] or b"") + 120 for row in rows) // PAGE_BYTES
+        work.pages += (size + 120 * len(rows)) // PAGE_BYTES
 
     # --- settle -------------------------------------------------------------------------------------------------
 
@@ -405,6 +425,12 @@ def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
 
 def _marks(count: int) -> str:
     return ",".join("?" * count)
+
+
+def _insert(columns: Sequence[str], size: int) -> str:
+    """The statement that inserts `size` messages."""
+    row = f"({_marks(len(columns))})"
+    return f"INSERT INTO messages ({', '.join(columns)}) VALUES {', '.join([row] * size)}"
 
 
 def _runs(ids: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:

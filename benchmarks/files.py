@@ -1,0 +1,52 @@
+"""What `make bench --write` leaves beside its page: every sample as JSON, and a chart of each table of rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from .catalogue import CASES, GROUPS, Group
+from .charts import Bar, bars
+from .results import Results
+from .samples import Sample
+
+__all__ = ["Measured", "chart_name", "has_chart", "write_charts", "write_samples"]
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """A whole run. `samples`: by the name of the case and the round; `unmet`: why a case was not measured."""
+
+    command: str
+    machine: str
+    samples: dict[str, dict[int, Sample]]
+    unmet: dict[str, str]
+
+
+def write_samples(path: Path, command: str, machine: str, results: Results) -> None:
+    """Write everything that was measured to `path`; its folder is made if it is not there."""
+    path.parent.mkdir(exist_ok=True)
+    measured = Measured(command, machine, results.samples(), results.unmet)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
+
+
+def write_charts(folder: Path, results: Results) -> None:
+    """Draw every table of rates of which something was measured."""
+    for group in GROUPS:
+        drawn = [
+            Bar(case.title, rate.median, rate.least, rate.most, case.title.startswith("Dispatcher"))
+            for case in CASES
+            if case.name.startswith(group.name + "/") and (rate := results.rate(case.name)) is not None
+        ]
+        if has_chart(group) and drawn:
+            bars(folder / chart_name(group), group.title, drawn, x=f"{group.what} a second")
+
+
+def has_chart(group: Group) -> bool:
+    """Whether a group has a chart: its cases are rates, and there are peers to compare them with."""
+    return bool(group.peers)
+
+
+def chart_name(group: Group) -> str:
+    """The file of a group's chart."""
+    return f"bench-{group.name}.svg"
