@@ -25,7 +25,9 @@ FILES = ROOT / "docs" / "performance"
 @click.command()
 @click.option("--only", default="", metavar="NAME", help="Only cases whose name starts so: `drain`, `publish/huey`.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="How often each is measured.")
-@click.option("--write", "write_page", is_flag=True, help="Put the report into docs/performance.md, with data and charts.")
+@click.option(
+    "--write", "write_page", is_flag=True, help="Put the report into docs/performance.md, with data and charts."
+)
 def main(only: str, rounds: int, write_page: bool) -> None:
     """Measure Dispatcher against other queues on this machine."""
     cases = [case for case in CASES if case.name.startswith(only)]

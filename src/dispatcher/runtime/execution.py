@@ -20,7 +20,6 @@ from ..model.codec import decode_body
 from ..model.outcome import (
     BadArguments,
     Cancelled,
-    CutShort,
     Expired,
     Raised,
     Redelivered,
@@ -254,7 +253,9 @@ class Execution:
             outer = self._wrapped(place, executor, call)
             outer.on_end = tell_end
             if place == "loop":
-                run.call = outer  # it is stopped together with what is around it; a process itself, and middleware sees it
+                run.call = (
+                    outer  # it is stopped together with what is around it; a process itself, and middleware sees it
+                )
             run.ended = self._loop_executor.submit(outer)
 
     def _end(self, run: Run, call: Call, suspected: int, on_end: OnEnd, result: Result) -> None:

@@ -19,7 +19,17 @@ from ...model.outcome import RETURNED, CutShort, Result
 from ...observe.context import CURRENT_TASK, CurrentTask
 from .failures import result_of
 
-__all__ = ["Call", "Executor", "RunTask", "check_returned", "resolve", "run_coroutine", "run_plain", "tell_began", "tell_end"]
+__all__ = [
+    "Call",
+    "Executor",
+    "RunTask",
+    "check_returned",
+    "resolve",
+    "run_coroutine",
+    "run_plain",
+    "tell_began",
+    "tell_end",
+]
 
 
 class Call(msgspec.Struct, eq=False):
