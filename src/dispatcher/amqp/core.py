@@ -63,6 +63,9 @@ class Status(enum.Enum):
     CLOSED = 4
 
 
+_CLOSED, _CHANNEL_OPEN = Status.CLOSED, ChannelStatus.OPEN  # looked up once, see `channel_state`
+
+
 class Core:
     """One connection. `now` is any monotonic clock in seconds, the same in every call."""
 
@@ -168,7 +171,7 @@ class Core:
         """What `data`, the next bytes of the stream, brings. Raises nothing: a broken peer ends in `ConnectionClosed`."""
         self._last_received = now
         events: list[Event] = []
-        if self.status is Status.CLOSED:
+        if self.status is _CLOSED:
             return events
         if self._rest:
             self._rest += data
@@ -234,9 +237,9 @@ class Core:
                 if channel is None:
                     self._no_channel(number, data[start:stop], events)
                 elif index == _DELIVER:
-                    if channel.status is ChannelStatus.OPEN:
+                    if channel.status is _CHANNEL_OPEN:
                         offset = take_deliveries(channel, data, start - 7, stop, largest, events)
-                elif index == _ACK and size == 13 and channel.status is ChannelStatus.OPEN:
+                elif index == _ACK and size == 13 and channel.status is _CHANNEL_OPEN:
                     offset = take_confirms(channel, data, start - 7, events)
                 else:
                     channel.method_arrived(data[start:stop], events)
@@ -247,7 +250,7 @@ class Core:
                     raise ProtocolError(501, "expected an empty heartbeat on channel 0")
             else:
                 self._content(kind, number, data[start:stop], events)
-            if self.status is Status.CLOSED:
+            if self.status is _CLOSED:
                 return end
         return offset
 
