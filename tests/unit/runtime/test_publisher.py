@@ -253,3 +253,31 @@ async def test_a_cancelled_caller_stops_waiting(publishers: list[Publisher]) -> 
     publishing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await publishing
+
+
+async def test_a_full_window_is_filled_again_once_it_is_half_empty(publishers: list[Publisher]) -> None:
+    sent: list[asyncio.Future[None]] = []
+
+    class Held(Played):
+        def publish(self, message: Message) -> asyncio.Future[None]:
+            sent.append(super().publish(message))
+            return sent[-1]
+
+    half = PUBLISH_MANY_WINDOW // 2
+    publisher = publisher_of(Held(None), publishers, timeout_seconds=20.0)
+    tasks = [Task("task") for _ in range(PUBLISH_MANY_WINDOW + half)]
+    async with asyncio.timeout(20.0), asyncio.TaskGroup() as group:
+        many = group.create_task(publisher.publish_many(tasks))
+        while len(sent) < PUBLISH_MANY_WINDOW:
+            await asyncio.sleep(0)
+        for future in sent[: half - 1]:
+            future.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(sent) == PUBLISH_MANY_WINDOW
+        sent[half - 1].set_result(None)
+        while len(sent) < len(tasks):
+            await asyncio.sleep(0)
+        for future in sent[half:]:
+            future.set_result(None)
+    assert [receipt.uuid for receipt in many.result()] == [task.uuid for task in tasks]

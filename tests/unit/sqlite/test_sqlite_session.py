@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlite_rig import DEADLINE_SECONDS, QUEUE, Rig, message, publish, soon, take
@@ -39,6 +40,29 @@ async def test_a_publish_is_in_the_file_when_it_returns(rig: Rig) -> None:
     await publish(session, b"safe")
     with closing(sqlite3.connect(rig.path)) as reader:
         assert reader.execute("SELECT body FROM messages").fetchall() == [(b"safe",)]
+
+
+async def test_unlike_messages_of_one_transaction_are_each_kept_whole(rig: Rig) -> None:
+    session = await rig.connect(QUEUE)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"priority": 4},
+        {"content_type": "text/plain"},
+        {"headers": {"a": 1, "b": b"x", "c": None}},
+        {"priority": 4, "content_type": "text/plain", "headers": {"d": [1, {"e": 2.5}]}},
+    ]
+    sent = [message(b"%d" % number, **kinds[number % len(kinds)]) for number in range(103)]
+    await soon(asyncio.gather(*[session.publish(one) for one in sent]))
+    came = await take(await session.consume("q", prefetch=len(sent)), len(sent))
+    for one, delivery in zip(sent, came, strict=True):
+        assert (delivery.body, delivery.uuid, delivery.priority) == (one.body, one.uuid, one.priority)
+        assert type(delivery.body) is bytes
+        assert delivery.headers == (one.headers or {})
+    with closing(sqlite3.connect(rig.path)) as reader:
+        stored = [
+            row[0] or "application/json" for row in reader.execute("SELECT content_type FROM messages ORDER BY id")
+        ]
+    assert stored == [one.content_type for one in sent]
 
 
 async def test_a_jump_of_the_wall_clock_is_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
