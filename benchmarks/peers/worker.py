@@ -79,7 +79,7 @@ class Worker:
             trees.send_signal(self.pid, signal.SIGCONT)
 
     def stop(self, number: signal.Signals, to_all: bool, expected: int) -> None:
-        """Ask it, or all its processes, to end, and wait. Raises unless it ends soon and has run `expected` tasks in all, each once."""
+        """Ask it, or all its processes, to end, and wait. Raises unless it ends soon and `expected` tasks have run, each once."""
         if to_all:
             trees.send_signal(self.pid, number)
         else:
