@@ -35,11 +35,10 @@ class Survey(msgspec.Struct, kw_only=True):
 
 def markdown(survey: Survey) -> str:
     """The whole report."""
-    lines = [*_machine(survey), "", "### Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
-    for verdict in verdicts(survey.results):
-        lines.append(
-            f"| {verdict.what} | {verdict.wanted} | {verdict.got} | {'met' if verdict.met else '**missed**'} |"
-        )
+    lines = [*_machine(survey)]
+    if found := list(verdicts(survey.results)):
+        lines += ["", "### Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
+        lines += [f"| {each.what} | {each.wanted} | {each.got} | {_met(each.met)} |" for each in found]
     for title, kind, columns, note in _tables(survey.results):
         setups = [setup for setup in SETUPS if setup.kind == kind and _known(survey.results, setup)]
         if setups:
@@ -49,6 +48,10 @@ def markdown(survey: Survey) -> str:
     if survey.failures:
         lines += ["", "### Failures", "", *(f"- {key}: {'; '.join(said)}" for key, said in survey.failures.items())]
     return "\n".join(lines) + "\n"
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**missed**"
 
 
 def data(survey: Survey) -> bytes:
