@@ -31,15 +31,21 @@ DATA = ROOT / "docs" / "performance" / "peers.json"
 
 
 @click.command()
-@click.option("--only", default="", metavar="NAME", help="Only setups whose peer, or key, starts so: `celery`, `io/`.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Only setups whose peer, or key, starts so: `celery`, `io/`; repeatable.",
+)
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="How often each is measured.")
 @click.option("--scale", default=1.0, show_default=True, help="A part of each number of tasks, for a short try.")
 @click.option("--write", "write_page", is_flag=True, help="Put the report, its data and its plots into docs/.")
-def main(only: str, rounds: int, scale: float, write_page: bool) -> None:
+def main(only: tuple[str, ...], rounds: int, scale: float, write_page: bool) -> None:
     """Measure Dispatcher and other task queues, each in its best setting, on this machine."""
-    setups = [setup for setup in SETUPS if setup.key.startswith(only) or setup.peer.startswith(only)]
+    setups = [setup for setup in SETUPS if not only or setup.key.startswith(only) or setup.peer.startswith(only)]
     if not setups:
-        raise click.UsageError(f"no setup starts with {only!r}; there are: {', '.join(setup.key for setup in SETUPS)}")
+        known = ", ".join(setup.key for setup in SETUPS)
+        raise click.UsageError(f"no setup starts with {' or '.join(only)}; there are: {known}")
     compile_package()
     wanted = {setup.peer for setup in setups}
     environments = Environments.of([peer for peer in PEERS if peer.name in wanted and peer.app])
