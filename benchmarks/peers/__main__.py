@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import click
+import msgspec
+from pika.exceptions import AMQPError
 
 from ..report import machine, write
 from ..results import Results
@@ -28,6 +31,9 @@ __all__ = ["main"]
 
 PAGE = ROOT / "docs" / "performance-peers.md"
 DATA = ROOT / "docs" / "performance" / "peers.json"
+
+FAULTS = (PeerFailed, AMQPError, OSError, subprocess.SubprocessError, msgspec.MsgspecError)
+"""What a peer that does not do as its setup says shows itself by: another's fault, which the run outlives."""
 
 
 @click.command()
@@ -98,7 +104,7 @@ def _run(
             queue = f"dispatcher.bench.{os.getpid()}.{setup.key.replace('/', '-')}-{number}"
             try:
                 samples = Bench(setup, services, scratch, queue, scale).measure()
-            except PeerFailed as failure:
+            except FAULTS as failure:
                 click.echo(f"{setup.key} failed: {failure}", err=True)
                 survey.failures.setdefault(setup.key, []).append(f"round {number}: {_brief(failure)}")
                 continue
@@ -116,9 +122,9 @@ def _run(
             results.unmet[key] = f"failed: {said[-1].partition(': ')[2]}"
 
 
-def _brief(failure: PeerFailed) -> str:
+def _brief(failure: Exception) -> str:
     """What was expected, and the last words of the program."""
-    first, _, rest = str(failure).partition("\n")
+    first, _, rest = (str(failure) or type(failure).__name__).partition("\n")
     return f"{first} {tail(rest)}" if rest.strip() else first
 
 
