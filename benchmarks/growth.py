@@ -19,7 +19,8 @@ import msgspec
 
 from .catalogue import Case
 from .growth_catalogue import SWEEPS, Place, Sweep, cases
-from .growth_page import BEGIN, draw, markdown
+from .growth_charts import draw
+from .growth_page import BEGIN, markdown
 from .growth_results import Growth, Measured, Step
 from .report import machine, write
 from .rounds import Failed, Unmet, measured

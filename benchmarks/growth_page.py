@@ -1,43 +1,33 @@
-"""What `make bench-growth` measured, as tables and charts. Nothing is measured or judged here."""
+"""What `make bench-growth` measured, as tables. Nothing is measured or judged here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from .charts import Line, lines
 from .growth_catalogue import PLACES, SWEEPS, Place, Sweep
 from .growth_results import FLAT, Growth, Measured, Step, verdicts
 from .report import show, title_of
 
-__all__ = ["BEGIN", "draw", "markdown"]
+__all__ = ["BEGIN", "chart_name", "markdown"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks.growth --write`, do not edit -->"
 
 
 def markdown(growth: Growth, charts: str = "") -> str:
-    """The whole report. `charts`: the folder that `draw` wrote to, as the page names it; empty leaves them out."""
+    """The whole report. `charts`: the folder of the charts, as the page names it; empty leaves them out."""
     machines = dict.fromkeys(each.machine for each in growth.sweeps)
     text = [*machines, "", "### What stays flat", "", *_verdicts(growth)]
     for sweep in SWEEPS:
         if (measured := growth.sweep(sweep.name)) is not None:
             text += ["", f"### {sweep.title}", "", f"{sweep.note} `{measured.command}`, {measured.date}.", ""]
             if charts:
-                text += [f"![{sweep.title}]({charts}/{_file(sweep)})", ""]
+                text += [f"![{sweep.title}]({charts}/{chart_name(sweep)})", ""]
             text += _tables(sweep, measured)
     return "\n".join(text) + "\n"
 
 
-def draw(growth: Growth, folder: Path) -> None:
-    """One chart a sweep: what is judged, on each broker."""
-    for sweep in SWEEPS:
-        measured = growth.sweep(sweep.name)
-        drawn = [] if measured is None else list(_lines(sweep, measured))
-        if drawn:
-            lines(folder / _file(sweep), sweep.title, drawn, x=sweep.axis, y=sweep.y, log_x=sweep.log_x)
-
-
-def _file(sweep: Sweep) -> str:
+def chart_name(sweep: Sweep) -> str:
+    """The file that `growth_charts` draws the sweep in."""
     return f"growth-{sweep.name}.svg"
 
 
@@ -65,16 +55,3 @@ def _row(place: Place, step: Step, names: Sequence[str]) -> str:
     if step.unmet:
         cells[:1] = [f"not measured: {step.unmet}"]
     return f"| {PLACES[place]} | {step.step:,} | {' | '.join(cells)} |"
-
-
-def _lines(sweep: Sweep, measured: Measured) -> Iterator[Line]:
-    for place, name in PLACES.items():
-        steps = [step for step in measured.of(place) if step.rounds]
-        for step in steps:
-            if step.series:
-                yield Line(name, step.series)
-        if len(steps) > 1:
-            for judged in sweep.judged:
-                spreads = [(step.step, step.spread(judged.figure)) for step in steps]
-                points = [(float(number), spread.median) for number, spread in spreads if spread is not None]
-                yield Line(f"{name}: {judged.title}", points)

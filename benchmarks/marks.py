@@ -45,6 +45,10 @@ class Marks:
         if number % MARK_EVERY == 0:
             os.write(self._pipe, RAN)
 
+    def close(self) -> None:
+        """Nothing is marked any more."""
+        os.close(self._pipe)
+
 
 class Crowd:
     """The side of whoever measures; made by `gathering`, before the processes start."""

@@ -14,19 +14,20 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
 
 from .amqp_broker import connected
 from .catalogue import Case
-from .footprint import Footprint, file_mb, footprint
+from .footprint import file_mb, footprint
+from .growth_catalogue import Place
 from .processes import WorkerProcess, started
 from .report import machine
+from .soak_results import Reading, Soak
 from .surroundings import Surroundings, compile_package, disk_folder
 
-__all__ = ["Reading", "Soak", "main"]
+__all__ = ["main"]
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "performance"
@@ -36,39 +37,6 @@ SENDER_DEADLINE_SECONDS = 600.0
 
 WORKER = ("-m", "dispatcher", "worker", "benchmarks.soak_tasks:app")
 PACKAGES = ("dispatcher-queue", "msgspec")
-
-Place = Literal["sqlite", "rabbitmq"]
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """One look. `database_mb` and `log_mb` are the SQLite file and its WAL, `waiting` the depth of the queue on RabbitMQ."""
-
-    at_seconds: float
-    worker: Footprint
-    sender: Footprint
-    database_mb: float | None = None
-    log_mb: float | None = None
-    waiting: int | None = None
-
-
-class Soak(msgspec.Struct):
-    """A soak as it is written to disk. `ran_all`: None while it runs, and if it was cut short."""
-
-    broker: Place
-    minutes: float
-    per_second: float
-    date: str
-    machine: str
-    readings: list[Reading] = []
-    ran_all: bool | None = None
-
-    def write(self) -> None:
-        """As a whole or not at all."""
-        path = FOLDER / f"soak-{self.broker}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
-        new.replace(path)
 
 
 @click.command()
@@ -94,7 +62,7 @@ def main(minutes: float, per_second: float, place: Place) -> None:
         finally:
             surroundings.clean(case, queue)
     soak.ran_all = True
-    soak.write()
+    _write(soak)
     click.echo(f"every task ran; {len(soak.readings)} readings are in {FOLDER}", err=True)
 
 
@@ -130,7 +98,7 @@ def _watch(soak: Soak, worker: WorkerProcess, sender: subprocess.Popen[bytes]) -
         if time.monotonic() > latest:
             raise RuntimeError(f"the sender is {SENDER_DEADLINE_SECONDS:g} s late")
         soak.readings.append(_read(soak.broker, time.monotonic() - begun, worker.pid, sender.pid))
-        soak.write()
+        _write(soak)
         _tell(soak.readings[-1])
 
 
@@ -144,6 +112,15 @@ def _read(place: Place, at_seconds: float, worker: int, sender: int) -> Reading:
     with connected(os.environ["BENCH_URL"]) as channel:
         waiting = channel.queue_declare(os.environ["BENCH_QUEUE"], passive=True).method.message_count
     return msgspec.structs.replace(reading, waiting=waiting)
+
+
+def _write(soak: Soak) -> None:
+    """As a whole or not at all."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"soak-{soak.broker}.json"
+    new = path.with_suffix(".new")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(soak), indent=1) + b"\n")
+    new.replace(path)
 
 
 def _tell(reading: Reading) -> None:

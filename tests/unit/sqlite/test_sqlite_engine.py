@@ -14,7 +14,8 @@ import pytest
 from sqlite_rig import Driver
 
 from dispatcher.brokers.sqlite import engine, faults, members
-from dispatcher.brokers.sqlite.entries import Batch, Results
+from dispatcher.brokers.sqlite.catalog import load
+from dispatcher.brokers.sqlite.entries import Batch, Results, Window
 from dispatcher.brokers.sqlite.file import Database
 from dispatcher.model.topology import Queue
 
@@ -101,6 +102,36 @@ def test_a_look_finds_what_waits_in_any_queue(new_driver: NewDriver) -> None:
     assert (store.worth_claiming(), store.next_due_ms) == (False, driver.now_ms + 4)
     sender.publish(1, key="r")
     assert store.worth_claiming()
+
+
+def called(driver: Driver, run: Callable[..., object], window: Window) -> None:
+    batch = Batch()
+    batch.calls.append((partial(run, window), None))  # type: ignore[arg-type]
+    driver.turn(batch)
+
+
+def test_a_consumer_comes_and_goes_without_a_look_at_all_queues(new_driver: NewDriver) -> None:
+    """A worker of 200 queues must not read 200 queues 200 times; what the session then knows is what the file says."""
+    other = new_driver()
+    driver = new_driver((Queue("q", ("q",)), Queue("r", ("r",))))
+    more = [Window(None, name, 1) for name in ("r", "r", "q")]  # type: ignore[arg-type]
+    for run in (driver.engine.start_consumer, driver.engine.stop_consumer):
+        for window in more:
+            assert not [
+                sql for sql in statements(driver, partial(called, driver, run, window)) if "FROM bindings" in sql
+            ]
+            known = driver.engine.store.catalog
+            assert known == load(driver.connection, known.epoch)
+            other.engine.store.look()
+            assert other.engine.store.catalog == known
+
+
+def test_a_consumer_that_never_started_can_be_stopped(new_driver: NewDriver) -> None:
+    """Its start was given up, or failed: there is nothing to end, and nothing that others must read again."""
+    driver = new_driver()
+    before = driver.engine.store.catalog
+    called(driver, driver.engine.stop_consumer, Window(None, "q", 1))  # type: ignore[arg-type]
+    assert driver.engine.store.catalog == before
 
 
 class Sleep:

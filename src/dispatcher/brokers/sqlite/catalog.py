@@ -55,6 +55,17 @@ class Catalog(msgspec.Struct, frozen=True):
             raise TopologyMismatch(f"expected a queue that exists, got {name!r}; declare it first")
         return found
 
+    def with_consumer(self, queue_id: int, session: int) -> Catalog:
+        """What `load` gives once `session` has a consumer more there; for who knows that nothing else changed."""
+        there = (*self.consumers.get(queue_id, ()), session)
+        return msgspec.structs.replace(self, consumers={**self.consumers, queue_id: there})
+
+    def without_consumer(self, queue_id: int, session: int) -> Catalog:
+        """The same once `session` has a consumer less there."""
+        there = list(self.consumers[queue_id])
+        there.remove(session)
+        return msgspec.structs.replace(self, consumers={**self.consumers, queue_id: tuple(there)})
+
 
 def load(connection: Any, epoch: int) -> Catalog:
     """Read the catalog; `epoch` was read in the same transaction."""

@@ -365,12 +365,13 @@ class Engine:
         )
         window.key = row.lastrowid
         self.store.windows.append(window)
-        self.store.changed_catalog(work)
+        self.store.changed_catalog(work, self.store.catalog.with_consumer(window.queue_id, self._member.id))
 
     def stop_consumer(self, window: Window, work: Work) -> None:
-        self._database.connection.execute("DELETE FROM consumers WHERE id = ?", (window.key,))
+        found = self._database.connection.execute("DELETE FROM consumers WHERE id = ?", (window.key,)).rowcount
         self.store.windows = [other for other in self.store.windows if other is not window]
-        self.store.changed_catalog(work)
+        if found:  # it is not there if its start failed
+            self.store.changed_catalog(work, self.store.catalog.without_consumer(window.queue_id, self._member.id))
 
     # --- the end ------------------------------------------------------------------------------------------------
 
