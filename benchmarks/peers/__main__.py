@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import click
+import msgspec
+from pika.exceptions import AMQPError
 
 from ..report import machine, write
 from ..results import Results
@@ -29,17 +32,26 @@ __all__ = ["main"]
 PAGE = ROOT / "docs" / "performance-peers.md"
 DATA = ROOT / "docs" / "performance" / "peers.json"
 
+FAULTS = (PeerFailed, AMQPError, OSError, subprocess.SubprocessError, msgspec.MsgspecError)
+"""What a peer that does not do as its setup says shows itself by: another's fault, which the run outlives."""
+
 
 @click.command()
-@click.option("--only", default="", metavar="NAME", help="Only setups whose peer, or key, starts so: `celery`, `io/`.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Only setups whose peer, or key, starts so: `celery`, `io/`; repeatable.",
+)
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="How often each is measured.")
 @click.option("--scale", default=1.0, show_default=True, help="A part of each number of tasks, for a short try.")
 @click.option("--write", "write_page", is_flag=True, help="Put the report, its data and its plots into docs/.")
-def main(only: str, rounds: int, scale: float, write_page: bool) -> None:
+def main(only: tuple[str, ...], rounds: int, scale: float, write_page: bool) -> None:
     """Measure Dispatcher and other task queues, each in its best setting, on this machine."""
-    setups = [setup for setup in SETUPS if setup.key.startswith(only) or setup.peer.startswith(only)]
+    setups = [setup for setup in SETUPS if not only or setup.key.startswith(only) or setup.peer.startswith(only)]
     if not setups:
-        raise click.UsageError(f"no setup starts with {only!r}; there are: {', '.join(setup.key for setup in SETUPS)}")
+        known = ", ".join(setup.key for setup in SETUPS)
+        raise click.UsageError(f"no setup starts with {' or '.join(only)}; there are: {known}")
     compile_package()
     wanted = {setup.peer for setup in setups}
     environments = Environments.of([peer for peer in PEERS if peer.name in wanted and peer.app])
@@ -92,7 +104,7 @@ def _run(
             queue = f"dispatcher.bench.{os.getpid()}.{setup.key.replace('/', '-')}-{number}"
             try:
                 samples = Bench(setup, services, scratch, queue, scale).measure()
-            except PeerFailed as failure:
+            except FAULTS as failure:
                 click.echo(f"{setup.key} failed: {failure}", err=True)
                 survey.failures.setdefault(setup.key, []).append(f"round {number}: {_brief(failure)}")
                 continue
@@ -110,9 +122,9 @@ def _run(
             results.unmet[key] = f"failed: {said[-1].partition(': ')[2]}"
 
 
-def _brief(failure: PeerFailed) -> str:
+def _brief(failure: Exception) -> str:
     """What was expected, and the last words of the program."""
-    first, _, rest = str(failure).partition("\n")
+    first, _, rest = (str(failure) or type(failure).__name__).partition("\n")
     return f"{first} {tail(rest)}" if rest.strip() else first
 
 

@@ -103,7 +103,8 @@ PEERS = (
         ("taskiq", "taskiq-aio-pika", "aio-pika", "uvloop"),
         note="uvloop, which its worker takes where it is installed; `qos` and `--max-async-tasks` raised from 10"
         " and 100 to 500, because `qos` bounds how many tasks run at once; logs at WARNING, because a line for"
-        " each task costs. As it ships: quorum queues, confirms, an ack after the run, no results.",
+        " each task costs; `--no-parse`, which leaves the conversion of arguments out. As it ships: quorum"
+        " queues, confirms, an ack after the run, no results.",
     ),
     Peer(
         "faststream",
@@ -166,8 +167,8 @@ PEERS = (
         "The Go package",
         "",
         note="`github.com/gofort/dispatcher`, a worker and a sender of our own around it, built with the machine's"
-        " Go; its logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`,"
-        " classic queues.",
+        " Go; its logger says nothing. As it ships: an ack after the run, confirms, not `mandatory`, classic"
+        " queues.",
     ),
 )
 

@@ -29,7 +29,7 @@ CELERY = (
 )
 DRAMATIQ = ("{bin}/dramatiq", f"{APPS}.dramatiq_app")
 DRAMATIQ_QUEUES = ("{queue}.DQ", "{queue}.XQ")
-TASKIQ = ("{bin}/taskiq", "worker", f"{APPS}.taskiq_app:broker", "--log-level", "WARNING")
+TASKIQ = ("{bin}/taskiq", "worker", f"{APPS}.taskiq_app:broker", "--log-level", "WARNING", "--no-parse")
 FASTSTREAM = ("{bin}/faststream", "run", f"{APPS}.faststream_app:app")
 HUEY = ("{bin}/huey_consumer", f"{APPS}.huey_app.huey", "-q", "-n")
 HUEY_POLLS = ("-d", "0.002", "-m", "0.002")

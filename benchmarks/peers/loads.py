@@ -263,6 +263,7 @@ CPU = (
         ("{bin}/saq", f"{APPS}.saq_app.settings", "--quiet", "--workers", "2"),
         "`--workers 2`, `concurrency=2`.",
         service="redis",
+        stop_all=True,
     ),
     _cpu(
         "streaq",

@@ -73,7 +73,7 @@ class Bench:
             self._run(worker, "noop", warm_up)
             if self.setup.steady:
                 late = self._run(worker, "timed", int(STEADY_RATE * STEADY_SECONDS), STEADY_RATE)
-                late_ms = [(start - sent) / 1e6 for start, _, sent in late.slots]
+                late_ms = [(start - sent) / 1e6 for start, _, sent in late.slots if sent]
                 figures |= {"p50_ms": percentile(late_ms, 50), "p99_ms": percentile(late_ms, 99)}
             samples, drained = self._drain(worker)
             time.sleep(SETTLE_SECONDS)

@@ -18,7 +18,17 @@ __all__ = ["BEGIN", "Survey", "data", "markdown"]
 
 BEGIN = "<!-- measured: written by `python -m benchmarks.peers --write`, do not edit -->"
 
-Columns = dict[str, Callable[[Setup], str]]
+Cell = Callable[[Setup], str]
+Columns = dict[str, Cell]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """One row for each setup of a kind; `note` stands below it."""
+
+    title: str
+    kind: Kind
+    columns: Columns
+    note: str = ""
 
 
 class Survey(msgspec.Struct, kw_only=True):
@@ -35,20 +45,23 @@ class Survey(msgspec.Struct, kw_only=True):
 
 def markdown(survey: Survey) -> str:
     """The whole report."""
-    lines = [*_machine(survey), "", "### Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
-    for verdict in verdicts(survey.results):
-        lines.append(
-            f"| {verdict.what} | {verdict.wanted} | {verdict.got} | {'met' if verdict.met else '**missed**'} |"
-        )
-    for title, kind, columns, note in _tables(survey.results):
-        setups = [setup for setup in SETUPS if setup.kind == kind and _known(survey.results, setup)]
+    lines = [*_machine(survey)]
+    if found := list(verdicts(survey.results)):
+        lines += ["", "### Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
+        lines += [f"| {each.what} | {each.wanted} | {each.got} | {_met(each.met)} |" for each in found]
+    for table in _tables(survey.results):
+        setups = [setup for setup in SETUPS if setup.kind == table.kind and _known(survey.results, setup)]
         if setups:
-            lines += ["", f"### {title}", "", *_table(survey.results, setups, columns)]
-            lines += ["", note] if note else []
+            lines += ["", f"### {table.title}", "", *_rows(survey.results, setups, table.columns)]
+            lines += ["", table.note] if table.note else []
     lines += ["", "### Settings", "", *_settings(survey.results)]
     if survey.failures:
         lines += ["", "### Failures", "", *(f"- {key}: {'; '.join(said)}" for key, said in survey.failures.items())]
     return "\n".join(lines) + "\n"
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**missed**"
 
 
 def data(survey: Survey) -> bytes:
@@ -82,87 +95,100 @@ def _machine(survey: Survey) -> Iterator[str]:
             yield f"- {peer.title}: {', '.join(f'{name} {version}' for name, version in found.items())}"
 
 
-def _tables(results: Results) -> Iterator[tuple[str, Kind, Columns, str]]:
-    def rate(group: str) -> Callable[[Setup], str]:
-        return lambda setup: show(results.rate(f"{group}/{setup.name}"), "{:,.0f}".format)
+class Cells:
+    """Makes the cells of a column: the function for each says what a setup's cell holds, empty if that was not measured."""
 
-    def cpu(group: str) -> Callable[[Setup], str]:
-        return lambda setup: show(results.cpu_for(f"{group}/{setup.name}", 10_000), "{:.2f}".format)
+    def __init__(self, results: Results) -> None:
+        self.results = results
 
-    def broker(group: str) -> Callable[[Setup], str]:
-        return lambda setup: show(results.broker_cpu_for(f"{group}/{setup.name}", 10_000), "{:.2f}".format)
+    def rate(self, group: str) -> Cell:
+        return lambda setup: show(self.results.rate(f"{group}/{setup.name}"), "{:,.0f}".format)
 
-    def figure(group: str, name: str, form: str) -> Callable[[Setup], str]:
+    def cpu(self, group: str) -> Cell:
+        return lambda setup: show(self.results.cpu_for(f"{group}/{setup.name}", 10_000), "{:.2f}".format)
+
+    def broker_cpu(self, group: str) -> Cell:
+        return lambda setup: show(self.results.broker_cpu_for(f"{group}/{setup.name}", 10_000), "{:.2f}".format)
+
+    def figure(self, group: str, name: str, form: str) -> Cell:
         def cell(setup: Setup) -> str:
             key = f"{group}/{setup.name}"
-            return show(results.figure(key, name), form.format) if name in results.figures(key) else ""
+            return show(self.results.figure(key, name), form.format) if name in self.results.figures(key) else ""
 
         return cell
 
-    def ratio(group: str, other: str, form: Callable[[float], str]) -> Callable[[Setup], str]:
-        return lambda setup: show(results.ratio_to(f"{group}/{setup.name}", f"{group}/{other}"), form)
+    def ratio(self, group: str, other: str, form: Callable[[float], str]) -> Cell:
+        """To the rate of another, of the same round."""
+        return lambda setup: show(self.results.ratio_to(f"{group}/{setup.name}", f"{group}/{other}"), form)
 
-    yield (
-        "Publishing",
-        "work",
-        {
-            "one by one, tasks/s": rate("publish"),
-            "CPU s per 10k": cpu("publish"),
-            "100 in flight, tasks/s": rate("in-flight"),
-            "CPU s per 10k, 100 in flight": cpu("in-flight"),
-        },
-        "CPU is the sender's. An empty cell: it has no way to await more than one publish at once.",
-    )
-    yield (
-        "Draining no-op tasks",
-        "work",
-        {
-            "durability": lambda setup: setup.durability,
-            "tasks/s": rate("drain"),
-            "worker CPU s per 10k": cpu("drain"),
-            "broker CPU s per 10k": broker("drain"),
-            "of Dispatcher's rate, limit 500, same round": ratio("drain", "dispatcher", "{:.2f}".format),
-        },
-        "",
-    )
-    yield (
-        "Starting, waiting, idling",
-        "work",
-        {
-            "start to first task, ms": figure("running", "start_ms", "{:.0f}"),
-            "latency p50, ms": figure("running", "p50_ms", "{:.2f}"),
-            "latency p99, ms": figure("running", "p99_ms", "{:.2f}"),
-            "idle CPU, %": figure("running", "idle_cpu_percent", "{:.2f}"),
-            "RSS, MB": figure("running", "rss_mb", "{:.0f}"),
-            "PSS, MB": figure("running", "pss_mb", "{:.0f}"),
-            "processes": figure("running", "processes_count", "{:.0f}"),
-        },
+
+def _tables(results: Results) -> Iterator[Table]:
+    cells = Cells(results)
+    yield _publishing(cells)
+    yield _draining(cells)
+    yield _running(cells)
+    yield _waiting(cells)
+    yield _computing(cells)
+
+
+def _publishing(cells: Cells) -> Table:
+    columns = {
+        "one by one, tasks/s": cells.rate("publish"),
+        "CPU s per 10k": cells.cpu("publish"),
+        "100 in flight, tasks/s": cells.rate("in-flight"),
+        "CPU s per 10k, 100 in flight": cells.cpu("in-flight"),
+    }
+    note = "CPU is the sender's. An empty cell: it has no way to await more than one publish at once."
+    return Table("Publishing", "work", columns, note)
+
+
+def _draining(cells: Cells) -> Table:
+    columns: Columns = {
+        "durability": lambda setup: setup.durability,
+        "tasks/s": cells.rate("drain"),
+        "worker CPU s per 10k": cells.cpu("drain"),
+        "broker CPU s per 10k": cells.broker_cpu("drain"),
+        "of Dispatcher's rate, limit 500, same round": cells.ratio("drain", "dispatcher", "{:.2f}".format),
+    }
+    return Table("Draining no-op tasks", "work", columns)
+
+
+def _running(cells: Cells) -> Table:
+    columns = {
+        "start to first task, ms": cells.figure("running", "start_ms", "{:.0f}"),
+        "latency p50, ms": cells.figure("running", "p50_ms", "{:.2f}"),
+        "latency p99, ms": cells.figure("running", "p99_ms", "{:.2f}"),
+        "idle CPU, %": cells.figure("running", "idle_cpu_percent", "{:.2f}"),
+        "RSS, MB": cells.figure("running", "rss_mb", "{:.0f}"),
+        "PSS, MB": cells.figure("running", "pss_mb", "{:.0f}"),
+        "processes": cells.figure("running", "processes_count", "{:.0f}"),
+    }
+    note = (
         "Latency is from before the publish to the function's first line, at 200 tasks a second; memory is of all processes,"
-        " after the drain.",
+        " after the drain."
     )
-    yield (
-        "Tasks that wait 50 ms, in one process",
-        "io",
-        {
-            "at once": lambda setup: f"{setup.at_once}",
-            "tasks/s": rate("io"),
-            "of what so many allow, %": figure("io", "share_percent", "{:.0f}"),
-            "worker CPU s per 10k": cpu("io"),
-            "broker CPU s per 10k": broker("io"),
-        },
-        "",
-    )
-    yield (
-        "Tasks that compute for about 5 ms, in two processes",
-        "cpu",
-        {
-            "tasks/s": rate("cpu"),
-            "of two bare processes, same round, %": ratio("cpu", "bare", lambda value: f"{value * 100:.0f}"),
-            "worker CPU s per 10k": cpu("cpu"),
-            "broker CPU s per 10k": broker("cpu"),
-        },
-        _bare(results),
-    )
+    return Table("Starting, waiting, idling", "work", columns, note)
+
+
+def _waiting(cells: Cells) -> Table:
+    columns: Columns = {
+        "at once": lambda setup: f"{setup.at_once}",
+        "tasks/s": cells.rate("io"),
+        "of what so many allow, %": cells.figure("io", "share_percent", "{:.0f}"),
+        "worker CPU s per 10k": cells.cpu("io"),
+        "broker CPU s per 10k": cells.broker_cpu("io"),
+    }
+    return Table("Tasks that wait 50 ms, in one process", "io", columns)
+
+
+def _computing(cells: Cells) -> Table:
+    columns = {
+        "tasks/s": cells.rate("cpu"),
+        "of two bare processes, same round, %": cells.ratio("cpu", "bare", lambda value: f"{value * 100:.0f}"),
+        "worker CPU s per 10k": cells.cpu("cpu"),
+        "broker CPU s per 10k": cells.broker_cpu("cpu"),
+    }
+    return Table("Tasks that compute for about 5 ms, in two processes", "cpu", columns, _bare(cells.results))
 
 
 def _bare(results: Results) -> str:
@@ -170,7 +196,7 @@ def _bare(results: Results) -> str:
     return f"Two bare processes that do nothing else: {found} a second." if found else ""
 
 
-def _table(results: Results, setups: Sequence[Setup], columns: Columns) -> Iterator[str]:
+def _rows(results: Results, setups: Sequence[Setup], columns: Columns) -> Iterator[str]:
     """A column that would be empty is left out."""
     shown = {title: cell for title, cell in columns.items() if any(map(cell, setups))}
     yield f"| | {' | '.join(shown)} |"

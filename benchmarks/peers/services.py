@@ -16,6 +16,7 @@ import msgspec
 
 from ..amqp_broker import VARIABLE, BrokerMissing, RabbitMq, connected, find_rabbitmq
 from .catalogue import Setup
+from .worker import PeerFailed
 
 __all__ = ["Redis", "Services", "services"]
 
@@ -47,13 +48,13 @@ class Services(msgspec.Struct):
     missing: dict[str, str] = {}
 
     def wait_until_empty(self, queue: str) -> None:
-        """The queue on RabbitMQ has no message; what it counts lags a little behind. RuntimeError if it never does."""
+        """The queue on RabbitMQ has no message; what it counts lags a little behind. PeerFailed if it never does."""
         assert self.rabbitmq is not None
         deadline = time.monotonic() + DEADLINE_SECONDS
         with connected(self.rabbitmq.url) as channel:
             while found := channel.queue_declare(queue, passive=True).method.message_count:
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"expected an empty queue afterwards, got {found} messages")
+                    raise PeerFailed(f"expected an empty queue afterwards, got {found} messages")
                 time.sleep(0.05)
 
     def clean(self, setup: Setup, queue: str) -> None:

@@ -177,6 +177,15 @@ WORK = (
         note="one thread, which drains faster than more of them.",
     ),
     Setup(
+        "huey-redis-2p",
+        "huey",
+        "huey on Redis, 2 processes",
+        (*HUEY, "-k", "process", "-w", "2"),
+        service="redis",
+        stop="INT",
+        note="`-k process -w 2`: one for each core.",
+    ),
+    Setup(
         "huey-sqlite",
         "huey",
         "huey on SQLite, 1 thread",

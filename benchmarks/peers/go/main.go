@@ -86,18 +86,14 @@ func send(wanted order) answer {
 	if wanted.Count-1 < first {
 		first = wanted.Count - 1
 	}
-	publish := func(number int) {
-		value := number
-		if wanted.Kind == "timed" {
-			value = int(time.Now().UnixNano())
-		}
+	publish := func(value int) {
 		check(server.Publish(&dispatcher.Task{
 			Name: wanted.Kind,
 			Args: []dispatcher.TaskArgument{{Type: "string", Value: strconv.Itoa(value)}},
 		}))
 	}
 	for number := 0; number < first; number++ {
-		publish(number)
+		publish(0)
 	}
 	begun, cpu := time.Now(), cpuSeconds()
 	for number := 0; number < wanted.Count-first; number++ {
@@ -105,7 +101,11 @@ func send(wanted order) answer {
 			at := begun.Add(time.Duration(float64(number) / wanted.PerSecond * float64(time.Second)))
 			time.Sleep(time.Until(at))
 		}
-		publish(number)
+		if wanted.Kind == "timed" {
+			publish(int(time.Now().UnixNano()))
+		} else {
+			publish(number)
+		}
 	}
 	return answer{wanted.Count - first, time.Since(begun).Seconds(), cpuSeconds() - cpu}
 }
