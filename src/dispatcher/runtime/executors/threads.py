@@ -52,6 +52,7 @@ class ThreadExecutor:
         self._lock = threading.Lock()
         self._parked: list[threading.Lock] = []
         self._sent = False
+        self._chain = False
         # Whoever appends looks at the mark afterwards, `_collect` takes it off first: no result is left lying.
         self._ended: deque[tuple[asyncio.Future[Result], Result]] = deque()
         self._told = False
@@ -71,6 +72,7 @@ class ThreadExecutor:
         self._running.add(future)
         self._inbox.append((call, copy_context(), future, waits_since))
         if not self._sent:
+            self._chain = False
             self._serve_waiting()
         return future
 
@@ -126,7 +128,9 @@ class ThreadExecutor:
                 call = self._waiting.popleft()
                 if call.on_began is not None:
                     call.on_began()
-        self._serve_waiting()
+        if not self._sent:
+            self._chain = True
+            self._serve_waiting()
 
     def _resolve(self, future: asyncio.Future[Result], result: Result) -> None:
         if future in self._running:
@@ -143,6 +147,7 @@ class ThreadExecutor:
         while True:
             run = self._next()
             if was_sent:
+                chain = self._chain
                 was_sent = self._sent = False
             if run is None:
                 with self._lock:
@@ -154,8 +159,9 @@ class ThreadExecutor:
                 gate.acquire()
                 was_sent = True
                 continue
-            if self._inbox and not self._sent and not self._send_one() and self._threads < self.max_threads:
-                self._tell_loop()  # only the loop starts threads
+            if self._inbox and not self._sent:
+                if not (chain and self._send_one()):
+                    self._tell_loop()  # only the loop starts threads
             call, context, future, waits_since = run
             if waits_since is not None:
                 put_off_deadline(call, time.time() - waits_since)
