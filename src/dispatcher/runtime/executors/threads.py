@@ -3,9 +3,10 @@
 Not `asyncio.to_thread`: its threads are joined when the interpreter ends, so one function that never returns keeps the
 process alive for ever. A thread cannot be stopped; this module never pretends that it can.
 
-At most one thread is on its way to the calls that wait. The one that gets there sends the next, if there is a call left
-for it, before it begins its own: so functions that block all run at once, and functions that return at once share one
-thread, for they are done before the next one has come.
+Waking a thread costs more than most functions, so at most one is on its way to the calls that wait. It runs them one after
+the other, and before it begins the first it tells the loop. If calls still wait when the loop looks, the function blocks:
+then the loop sends a second thread, and from there each sends the next before it begins its own. So functions that block
+all run at once, and those that return at once share a thread and one wake-up of the loop.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ class ThreadExecutor:
         # Threads take calls in the order they came, so the loop knows which begins without being told by a thread.
         self._waiting: deque[Call] = deque()
         self._closed = False
+        # Whoever appends here looks at the mark afterwards, and whoever takes does so after taking the mark off: nothing
+        # is left lying. A mark that is taken off too early costs a wake-up, no more.
         self._inbox: deque[_Run] = deque()
-        # Of the threads, under the lock: the gates of those that have nothing to do, and whether one was sent to `_inbox`.
-        self._lock = threading.Lock()
-        self._parked: list[threading.Lock] = []
-        self._sent = False
-        self._chain = False
-        # Whoever appends looks at the mark afterwards, `_collect` takes it off first: no result is left lying.
+        self._sent = False  # a thread is on its way to the inbox
+        self._relay = False  # it shall send the next one itself
         self._ended: deque[tuple[asyncio.Future[Result], Result]] = deque()
-        self._told = False
+        self._told = False  # the loop is on its way to what has ended
+        self._lock = threading.Lock()
+        self._parked: list[threading.Lock] = []  # under the lock: the gates of the threads that have nothing to do
 
     def submit(self, call: Call) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._loop.create_future()
@@ -71,9 +72,7 @@ class ThreadExecutor:
             call.on_began()
         self._running.add(future)
         self._inbox.append((call, copy_context(), future, waits_since))
-        if not self._sent:
-            self._chain = False
-            self._serve_waiting()
+        self._serve_waiting(relay=False)
         return future
 
     def stop(self, call: Call, result: Result) -> bool:
@@ -102,21 +101,32 @@ class ThreadExecutor:
 
     # --- on the loop ------------------------------------------------------------------------------------------------
 
-    def _serve_waiting(self) -> None:
-        """See to it that a thread is on its way to the calls that wait, if there may be one."""
-        while not self._send_one() and self._threads < self.max_threads:
-            self._sent = True  # nobody else sends one while there is none to send
+    def _serve_waiting(self, relay: bool) -> None:
+        """See to it that a thread is on its way to the calls that wait, as long as there may be one more.
+
+        With a thread for each call that runs, one of them is about to look for the next itself.
+        """
+        if self._sent:
+            return
+        self._relay = relay
+        while not self._send_parked() and self._threads < min(self.max_threads, len(self._running)):
             try:
-                name = f"dispatcher-task-{self._threads + 1}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._start_thread()
+                return
             except (RuntimeError, MemoryError) as error:  # out of threads: RLIMIT_NPROC, a container's pids limit
-                self._sent = False
                 failed = TaskError(f"expected to start a thread for the task, got {error}; lower the worker's limit")
                 if (run := self._next()) is not None:
                     self._resolve(run[2], result_of(failed))
-            else:
-                self._threads += 1
-                return
+
+    def _start_thread(self) -> None:
+        name = f"dispatcher-task-{self._threads + 1}"
+        self._sent = True
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except BaseException:
+            self._sent = False
+            raise
+        self._threads += 1
 
     def _collect(self) -> None:
         self._told = False
@@ -128,13 +138,11 @@ class ThreadExecutor:
                 call = self._waiting.popleft()
                 if call.on_began is not None:
                     call.on_began()
-        if not self._sent:
-            self._chain = True
-            self._serve_waiting()
+        self._serve_waiting(relay=True)
 
     def _resolve(self, future: asyncio.Future[Result], result: Result) -> None:
         if future in self._running:
-            self._running.discard(future)
+            self._running.remove(future)
             if not future.done():
                 future.set_result(result)
 
@@ -143,32 +151,37 @@ class ThreadExecutor:
     def _serve(self) -> None:
         gate = threading.Lock()
         gate.acquire()
-        was_sent = True
         while True:
             run = self._next()
-            if was_sent:
-                chain = self._chain
-                was_sent = self._sent = False
-            if run is None:
-                with self._lock:
-                    if self._inbox:
-                        continue
-                    if self._closed:
-                        return
-                    self._parked.append(gate)
-                gate.acquire()
-                was_sent = True
-                continue
-            if self._inbox and not self._sent:
-                if not (chain and self._send_one()):
-                    self._tell_loop()  # only the loop starts threads
-            call, context, future, waits_since = run
-            if waits_since is not None:
-                put_off_deadline(call, time.time() - waits_since)
-            result = context.run(run_plain, call)
-            self._ended.append((future, result))
-            self._tell_loop()
-            del run, call, context, future, result  # nothing of a task is kept while waiting for the next
+            relay = self._relay
+            self._sent = False
+            while run is not None:
+                if self._inbox and not self._sent and not (relay and self._send_parked()):
+                    self._tell_loop()  # which alone starts threads
+                call, context, future, waits_since = run
+                if waits_since is not None:
+                    put_off_deadline(call, time.time() - waits_since)
+                self._ended.append((future, context.run(run_plain, call)))
+                self._tell_loop()
+                del run, call, context, future  # nothing of a task is kept while waiting for the next
+                run = self._next()
+            with self._lock:
+                if self._inbox:
+                    continue
+                if self._closed:
+                    return
+                self._parked.append(gate)
+            gate.acquire()
+
+    def _tell_loop(self) -> None:
+        if not self._told:
+            self._told = True
+            try:
+                self._loop.call_soon_threadsafe(self._collect)
+            except RuntimeError:
+                pass  # the loop is closed: this function was abandoned, and nobody waits for it
+
+    # --- anywhere ---------------------------------------------------------------------------------------------------
 
     def _next(self) -> _Run | None:
         try:
@@ -176,8 +189,8 @@ class ThreadExecutor:
         except IndexError:
             return None
 
-    def _send_one(self) -> bool:
-        """Send a thread to the calls that wait. False where there is none with nothing to do."""
+    def _send_parked(self) -> bool:
+        """Send one thread to the calls that wait. False where there are calls and no thread that has nothing to do."""
         with self._lock:
             if self._sent or not self._inbox:
                 return True
@@ -187,14 +200,6 @@ class ThreadExecutor:
             gate = self._parked.pop()
         gate.release()
         return True
-
-    def _tell_loop(self) -> None:
-        if not self._told:
-            self._told = True
-            try:
-                self._loop.call_soon_threadsafe(self._collect)
-            except RuntimeError:
-                pass  # the loop is closed: this function was abandoned, and nobody waits for it
 
 
 def put_off_deadline(call: Call, seconds: float) -> None:
