@@ -69,7 +69,7 @@ def dramatiq_threads(count: int, workers: int) -> Sample:
     def report() -> None:
         room.release()
 
-    actor = dramatiq.actor(report, broker=broker)
+    actor = dramatiq.actor(broker=broker)(report)
     worker = dramatiq.Worker(broker, worker_threads=workers, worker_timeout=100)
     worker.start()
     figures = {}
