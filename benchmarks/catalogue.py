@@ -76,11 +76,26 @@ GROUPS = (
         " with which each is as fast as without any. Afterwards the queue is empty.",
     ),
     Group("latency", "From `send` to the function's start, another process", is_rates=False),
+    Group(
+        "handover",
+        "Handing a function that does nothing to a thread or a process, and its result back to the event loop",
+        is_rates=False,
+        note="For each function. Alone: one at a time, each awaited. In flight: 32 at once, the next when one is back. CPU with"
+        " that of the child processes. Dramatiq's processes each take from the broker themselves: nothing is handed to them.",
+    ),
+    Group(
+        "busy",
+        "Tasks that keep a processor busy for about 5 ms",
+        "busy/bare",
+        "a bare loop",
+        note="From the first task begun to the last one ended, on a SQLite file.",
+    ),
     Group("start", "Starting", is_rates=False),
     Group("idle", "Having nothing to do", is_rates=False),
 )
 
 OURS = "dispatcher_cases"
+HANDOVER = "handover_cases"
 PEERS = "peer_cases"
 
 WINDOW_NOTE = "the window is filled again when it is half empty"
@@ -228,6 +243,39 @@ CASES = (
         f"{OURS}:latency",
         {"count": 800, "per_second": 200},
         needs=("rabbitmq",),
+    ),
+    *(
+        Case(f"handover/{by}", title, f"{HANDOVER}:handover", {"by": by, "count": count, "workers": workers})
+        for by, title, count, workers in (
+            ("dispatcher-threads", "Dispatcher, threads", 10_000, 32),
+            ("thread-pool", "`ThreadPoolExecutor`, `run_in_executor`", 10_000, 32),
+            ("to-thread", "`asyncio.to_thread`", 10_000, 32),
+            ("dispatcher-processes", "Dispatcher, 2 processes", 5000, 2),
+            ("process-pool", "`ProcessPoolExecutor`, 2 processes", 5000, 2),
+        )
+    ),
+    Case(
+        "handover/dramatiq",
+        "Dramatiq, 8 threads",
+        f"{HANDOVER}:dramatiq_threads",
+        {"count": 10_000, "workers": 8},
+        note="its broker in memory, no middleware; the function's end is told by a semaphore, as there is no event loop.",
+    ),
+    Case("busy/bare", "a bare loop, one process", f"{HANDOVER}:bare_spin", {"count": 400}),
+    *(
+        Case(
+            f"busy/{kind}-{processes}-{limit}",
+            f"Dispatcher, {title}",
+            f"{HANDOVER}:work",
+            {"kind": kind, "count": 400, "processes": processes, "limit": limit},
+        )
+        for kind, processes, limit, title in (
+            ("thread", 1, 4, "`-p 1 -c 4`"),
+            ("thread", 2, 4, "`-p 2 -c 4`"),
+            ("process", 1, 1, '`executor="process"`, `-c 1`'),
+            ("process", 1, 2, '`executor="process"`, `-c 2`'),
+            ("process", 1, 4, '`executor="process"`, `-c 4`'),
+        )
     ),
     Case("start/dispatcher", "Dispatcher, worker process to first task", f"{OURS}:start"),
     Case(

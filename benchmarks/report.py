@@ -58,7 +58,7 @@ def file_system(folder: Path) -> str:
     return max(found, key=lambda mount: len(mount[0]))[1]
 
 
-MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "huey", "litequeue", "msgspec", "pika")
+MEASURED = ("dispatcher-queue", "aio-pika", "aiormq", "amqp", "dramatiq", "huey", "litequeue", "msgspec", "pika")
 
 
 def _heading(command: str, folder: Path, rounds: int, rabbitmq: str) -> list[str]:

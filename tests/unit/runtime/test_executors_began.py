@@ -121,6 +121,19 @@ async def test_a_warm_process_says_that_it_began_as_well(executor: ProcessExecut
         assert len(began.threads) == 1
 
 
+async def test_a_process_that_knows_a_function_begins_it_when_it_is_handed_over(executor: ProcessExecutor) -> None:
+    """Nothing has to be imported first, and to hear of it would cost every task a wake-up of the loop."""
+    assert await executor.submit(call_of("executor_tasks:nothing")) == RETURNED
+    known, unknown = Began(), Began()
+    run = executor.submit(call_of("executor_tasks:nothing", on_began=known))
+    assert known.threads == [threading.get_ident()]
+    assert await run == RETURNED
+    run = executor.submit(call_of("executor_tasks:raises", "ValueError", on_began=unknown))
+    assert unknown.threads == []
+    assert isinstance(await run, Raised)
+    assert (len(known.threads), len(unknown.threads)) == (1, 1)
+
+
 async def test_what_is_never_called_never_began(executor: ProcessExecutor) -> None:
     """Arguments that do not fit, a module that is not there: a result without a beginning."""
     began = Began()

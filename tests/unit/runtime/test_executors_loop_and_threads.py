@@ -12,7 +12,7 @@ import executor_tasks as tasks
 import pytest
 
 from dispatcher.errors import ConfigError, TaskTimeout
-from dispatcher.model.outcome import RETURNED, CutShort, Raised, Result
+from dispatcher.model.outcome import RETURNED, CutShort, Raised, Result, Returned
 from dispatcher.observe.context import CURRENT_TASK, CurrentTask, current_task
 from dispatcher.runtime.executors import Call, CoroutineExecutor, Executor, ThreadExecutor, coroutines, result_of
 
@@ -313,6 +313,67 @@ async def test_every_result_arrives_from_many_threads() -> None:
     await executor.close()
 
 
+async def test_functions_that_wait_for_each_other_meet() -> None:
+    """As many as there may be threads run at once, whether submitted together, one by one, or behind others that end."""
+    executor = ThreadExecutor(8)
+    for round_number in range(6):
+        barrier = threading.Barrier(8)
+        before = [executor.submit(Call(tasks.nothing, (), CURRENT)) for _ in range(round_number)]
+        meeting = [executor.submit(Call(barrier.wait, (), CURRENT)) for _ in range(4)]
+        await asyncio.sleep(0)
+        meeting += [executor.submit(Call(barrier.wait, (), CURRENT)) for _ in range(4)]
+        assert {type(result) for result in await asyncio.gather(*before, *meeting)} == {Returned}
+    await executor.close()
+
+
+async def test_results_come_while_a_function_of_the_same_thread_blocks() -> None:
+    """What has ended is told before the thread begins what may never end."""
+    executor = ThreadExecutor(1)
+    gate = threading.Event()
+    ended = [executor.submit(Call(tasks.nothing, (), CURRENT)) for _ in range(5)]
+    blocked = executor.submit(Call(gate.wait, (), CURRENT))
+    assert await asyncio.gather(*ended) == [RETURNED] * 5
+    assert not blocked.done()
+    gate.set()
+    await blocked
+    await executor.close()
+
+
+async def test_functions_that_end_at_once_share_threads() -> None:
+    """A thread for each would cost more than the functions: a hundred that end at once need a few."""
+    executor = ThreadExecutor(100)
+    names: set[str] = set()
+    runs = [executor.submit(Call(lambda: names.add(threading.current_thread().name), (), CURRENT)) for _ in range(100)]
+    assert await asyncio.gather(*runs) == [RETURNED] * 100
+    assert len(names) < 50
+    await executor.close()
+
+
+async def test_threads_end_with_their_executor() -> None:
+    """Those that had nothing to do at close, and those that had, once they are done."""
+    executor = ThreadExecutor(4)
+    gate, at_work, barrier = threading.Event(), threading.Event(), threading.Barrier(4)
+    threads: set[threading.Thread] = set()
+
+    def hold() -> None:
+        at_work.set()
+        gate.wait()
+
+    def meet() -> None:
+        threads.add(threading.current_thread())
+        barrier.wait()
+
+    await asyncio.gather(*(executor.submit(Call(meet, (), CURRENT)) for _ in range(4)))
+    run = executor.submit(Call(hold, (), CURRENT))
+    await asyncio.to_thread(at_work.wait)
+    assert await executor.close() == 1
+    gate.set()
+    assert run.result() == CutShort()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert len(threads) == 4
+
+
 async def test_a_thread_that_never_ends_holds_up_nobody() -> None:
     """Others run beside it; close abandons it, says so, and resolves its future."""
     executor: Executor = ThreadExecutor(2)
@@ -365,6 +426,33 @@ async def test_no_more_threads_is_the_calls_failure(monkeypatch: pytest.MonkeyPa
         result = await executor.submit(Call(tasks.nothing, (), CURRENT))
     assert isinstance(result, Raised)
     assert "can't start new thread" in result.failure.message
+    assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == RETURNED
+    await executor.close()
+
+
+async def test_no_second_thread_is_the_failure_of_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs already goes on, and who comes when a thread is free again runs."""
+    executor = ThreadExecutor(2)
+    gate, at_work = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def hold() -> None:
+        at_work.set()
+        gate.wait()
+
+    def start_one(self: threading.Thread) -> None:
+        if not self.name.endswith("-1"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    first, second = (executor.submit(Call(hold, (), CURRENT)) for _ in range(2))
+    assert type_of(await second) == "dispatcher.errors.TaskError"
+    while not at_work.is_set():
+        await asyncio.sleep(0)
+    assert not first.done()
+    gate.set()
+    assert await first == RETURNED
     assert await executor.submit(Call(tasks.nothing, (), CURRENT)) == RETURNED
     await executor.close()
 

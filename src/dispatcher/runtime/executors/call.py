@@ -71,10 +71,11 @@ class Executor(Protocol):
     def submit(self, call: Call) -> asyncio.Future[Result]:
         """Run `call`. The future resolves with what happened; it never gets an exception and must not be cancelled.
 
-        A process calls `call.on_began` when the child has imported and bound everything and calls the function; a
-        thread when there is one for it, often inside `submit`; the loop never does, as a coroutine starts here or on
-        the loop's next turn. It is called on the loop, at most once, before the future resolves, and not after `stop`
-        returned True. Where it is given, the `deadline` that the function sees counts from that moment as well.
+        A process calls `call.on_began` when the child has imported and bound everything and calls the function, or, if
+        that child has called it before, when it is handed over; a thread when there is one for it. Both often are inside
+        `submit`. The loop never does, as a coroutine starts here or on the loop's next turn. It is called on the loop, at
+        most once, before the future resolves, and not after `stop` returned True. Where it is given, the `deadline` that
+        the function sees counts from that moment as well.
         """
         ...
 

@@ -96,12 +96,13 @@ class _Runner:
 
     def __init__(self, logs: LogSetup | None) -> None:
         self._known: dict[tuple[str, bool], tuple[Callable[..., Any], Signature]] = {}
+        self._begun: set[tuple[str, bool]] = set()
         self._logs = logs
 
     def run(self, request: Request, began: Callable[[], None]) -> bytes:
         """The reply to `request`: whatever the task does, short of ending the process, there is one.
 
-        `began` is called when the function is: what a first run imports is no part of the task's time.
+        `began` is called when the function is for the first time: what that imports is no part of the task's time.
         """
         try:
             call = self._bind(request)
@@ -111,7 +112,9 @@ class _Runner:
             return encode_reply(result_of(error), None)
         if request.timeout_seconds is not None:
             call.current = msgspec.structs.replace(call.current, deadline_at=time.time() + request.timeout_seconds)
-        began()
+        if (what := (request.target, request.uuid_first)) not in self._begun:
+            self._begun.add(what)
+            began()
         # A copy: what the task sets in its context must not be seen by the next one.
         return encode_reply(copy_context().run(_run, call), call.returned_error)
 

@@ -36,7 +36,8 @@ READY = LENGTH.pack(0)
 """The empty frame: the child's first, sent when it has imported what it needs."""
 
 BEGAN = b"\xc1"
-"""What the child says when it calls the function: the one byte that msgpack never uses, so it is never a reply."""
+"""What the child says when it calls a function for the first time: the one byte that msgpack never uses, so it is never a
+reply. From then on the worker takes it that the function begins when it is handed over."""
 
 BEGAN_FRAME = LENGTH.pack(len(BEGAN)) + BEGAN
 
