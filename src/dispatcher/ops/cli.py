@@ -13,13 +13,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 import click
 
 from ..errors import DispatcherError
-from ..observe.logs import LOGGER_NAME
+from ..observe.text import LOGGER_NAME
 from .failures import EXIT_INTERRUPTED, EXIT_USAGE, CliError, as_cli_error, internal_error
 
 __all__ = ["Commands", "cli", "main"]
@@ -146,9 +145,11 @@ def _fill_standard_descriptors() -> None:
 
 
 def _version() -> str:
+    from importlib import metadata  # it brings a mail parser and an archive reader, for this one option
+
     try:
-        return version("dispatcher-queue")
-    except PackageNotFoundError:
+        return metadata.version("dispatcher-queue")
+    except metadata.PackageNotFoundError:
         return "unknown (not installed)"
 
 
