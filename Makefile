@@ -8,7 +8,7 @@ RABBITMQ_TESTS := tests -k rabbitmq
 RABBITMQ4_ROOT := $(CURDIR)/.rabbitmq4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check bench bench-growth bench-peers clean
+.PHONY: help demo test test-rabbitmq4 check guard bench bench-growth bench-peers clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -38,6 +38,10 @@ check: ## formatting, lint and types
 	@echo "check: pyright"
 	@$(PYTHON_BIN) -m pyright --pythonpath $(PYTHON_BIN)
 	@echo "check: all well"
+
+guard: ## see that no task got a quarter dearer in CPU than benchmarks/guard.json says
+	@scripts/bootstrap dev
+	@$(PYTHON_BIN) -m benchmarks.guard $(ARGS)
 
 bench: ## measure it against other queues on this machine
 	@scripts/bootstrap bench

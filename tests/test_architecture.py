@@ -32,7 +32,19 @@ THIRD_PARTY = {
     "watchfiles": ("ops",),
     "pysqlite3": ("brokers",),
 }
-OPTIONAL = {"pysqlite3", "watchfiles"}  # the only ones whose import may wait until it is needed
+OPTIONAL = {"pysqlite3", "watchfiles"}  # their import may wait until it is needed
+
+SEAMS = {  # module and function -> what else is loaded when it is named (docs/decisions/0024-loading.md)
+    ("brokers", "_sqlite"): {"dispatcher.brokers.sqlite"},
+    ("brokers", "_memory"): {"dispatcher.brokers.memory"},
+    ("brokers", "_rabbitmq"): {"dispatcher.amqp.tls", "dispatcher.amqp.url", "dispatcher.brokers.rabbitmq"},
+    ("model.schedule", "_expression"): {"cronsim"},
+    ("model.schedule", "_fitting"): {"cronsim"},
+    ("model.schedule", "_zone"): {"zoneinfo"},
+    ("ops.cli", "_version"): {"importlib"},
+}
+BY_NAME = {"", "ops.cli"}  # they load modules of ours by a name: what a user named of the package, and commands
+BY_NAME |= {"ops.locate", "runtime.executors.targets"}  # and these the user's own
 
 SETTLING = ("amqp", "brokers", "runtime.settle")  # who may ack and reject
 PUBLISHING = (*SETTLING, "runtime.publisher", "runtime.server", "runtime.dead_letters", "testing", "ops")
@@ -142,9 +154,12 @@ def no_lazy_imports(module: Module) -> Iterator[str]:
     for function in functions(module.tree):
         for node in ast.walk(function):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                names = {name.split(".")[0] for name in absolute(module, node)}
-                if not names <= OPTIONAL:
+                names = set(absolute(module, node)) - SEAMS.get((module.name, function.name), set()) - OPTIONAL
+                if names:
                     yield f"{node.lineno}: imports {', '.join(sorted(names))} inside {function.name}()"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                if module.name not in BY_NAME:
+                    yield f"{node.lineno}: loads a module by its name inside {function.name}()"
 
 
 def user_code_meets_no_broker(module: Module) -> Iterator[str]:
@@ -346,6 +361,8 @@ FAULTS: list[tuple[Rule, str, str, str]] = [
     (third_parties_have_their_place, "model.task", "import requests", "no dependency"),
     (third_parties_have_their_place, "runtime.app", "from click import echo", "belongs in ops only"),
     (no_lazy_imports, "runtime.app", "def f():\n    from .worker import Worker", "inside f()"),
+    (no_lazy_imports, "brokers", "def _sqlite():\n    from .rabbitmq import RabbitBroker", "inside _sqlite()"),
+    (no_lazy_imports, "runtime.app", "def f():\n    importlib.import_module('json')", "by its name inside f()"),
     (
         user_code_meets_no_broker,
         "runtime.execution",
@@ -412,6 +429,8 @@ def test_the_rule_catches_a_fault(rule: Rule, name: str, source: str, complaint:
         (imports_point_downwards, "ops.cli", "from ..errors import ConfigError\nfrom ..runtime.app import Dispatcher"),
         (imports_point_downwards, "", "from .types import Int8\nfrom .runtime.app import Dispatcher"),
         (no_lazy_imports, "ops.reload", "def f():\n    import watchfiles"),
+        (no_lazy_imports, "model.schedule", "def _zone():\n    from zoneinfo import ZoneInfo"),
+        (no_lazy_imports, "ops.cli", "def f():\n    importlib.import_module('json')"),
         (user_code_meets_no_broker, "runtime.execution", "from ..brokers.base import Delivery"),
         (only_settle_acks, "runtime.settle", "delivery.ack()"),
         (the_root_logger_is_the_users, "runtime.worker", "logging.getLogger('dispatcher')"),

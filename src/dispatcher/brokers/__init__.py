@@ -1,6 +1,7 @@
 """Where messages live: `base` is the interface, `rabbitmq`, `sqlite` and `memory` implement it, `open_broker` picks one by URL.
 
 Nothing here connects: a broker is only opened, and says what is wrong with its URL without repeating a password.
+A broker's package is loaded when a URL names it: an app on an SQLite file must not pay for AMQP (decision 0024).
 """
 
 from __future__ import annotations
@@ -9,19 +10,17 @@ import os
 import re
 import ssl
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from ..amqp.tls import client_context
-from ..amqp.url import parse_url
 from ..errors import ConfigError
 from .base import Broker
-from .memory import MemoryBroker
-from .rabbitmq import RabbitBroker
-from .sqlite import SqliteBroker
 
-__all__ = ["NO_TLS_SETTINGS", "TlsSettings", "open_broker", "redact_url"]
+__all__ = ["NO_TLS_SETTINGS", "BrokerKind", "TlsSettings", "kind_of", "open_broker", "redact_url"]
+
+BrokerKind = Literal["sqlite", "memory", "rabbitmq"]
 
 WORKS = "amqp://user:password@host/vhost, sqlite:///relative/file.db, sqlite:////absolute/file.db or memory://"
 
@@ -51,6 +50,17 @@ def open_broker(url: str, tls: TlsSettings = NO_TLS_SETTINGS) -> Broker:
 
     Raises `ConfigError` for anything else; its message holds no user name and no password.
     """
+    match kind_of(url):
+        case "sqlite":
+            return _sqlite(url)
+        case "memory":
+            return _memory(url)
+        case "rabbitmq":
+            return _rabbitmq(url, tls)
+
+
+def kind_of(url: str) -> BrokerKind:
+    """Which broker the scheme of `url` means; the rest of it is not looked at. `ConfigError` where it means none."""
     if not isinstance(url, str):
         raise ConfigError(f"broker URL: expected a string such as {WORKS}, got {type(url).__name__}")
     scheme, separator, _ = url.partition("://")
@@ -58,19 +68,35 @@ def open_broker(url: str, tls: TlsSettings = NO_TLS_SETTINGS) -> Broker:
         raise ConfigError(f"broker URL: expected {WORKS}, got {redact_url(url)!r}, which has no '://'")
     match scheme.lower():
         case "sqlite":
-            return SqliteBroker(_sqlite_path(url))
+            return "sqlite"
         case "memory":
-            _check_memory(url)
-            return MemoryBroker()
+            return "memory"
         case "amqp" | "amqps":
-            return _rabbitmq(url, tls)
+            return "rabbitmq"
         case _:
             raise ConfigError(
                 f"broker URL {redact_url(url)!r}: expected the scheme sqlite, memory, amqp or amqps; write {WORKS}"
             )
 
 
-def _rabbitmq(url: str, tls: TlsSettings) -> RabbitBroker:
+def _sqlite(url: str) -> Broker:
+    from .sqlite import SqliteBroker
+
+    return SqliteBroker(_sqlite_path(url))
+
+
+def _memory(url: str) -> Broker:
+    from .memory import MemoryBroker
+
+    _check_memory(url)
+    return MemoryBroker()
+
+
+def _rabbitmq(url: str, tls: TlsSettings) -> Broker:
+    from ..amqp.tls import client_context
+    from ..amqp.url import parse_url
+    from .rabbitmq import RabbitBroker
+
     parsed = parse_url(url, secure_connection=tls.secure_connection)
 
     def context() -> ssl.SSLContext | None:

@@ -12,10 +12,8 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from cronsim import CronSim, CronSimError
 
 from ..errors import ConfigError
 from .retry import MAX_DELAY_SECONDS
@@ -187,8 +185,10 @@ def _expression(name: str, when: str) -> str:
             f"when of {name!r}: expected five fields, minute hour day-of-month month day-of-week, as in '*/5 * * * *',"
             f" got {when!r:.200}"
         )
+    from cronsim import CronSimError
+
     try:
-        next(CronSim(text, datetime(2000, 1, 1)))
+        next(_fitting(text, datetime(2000, 1, 1)))
     except (CronSimError, ValueError) as error:  # the second for a number of thousands of digits
         raise ConfigError(f"when of {name!r}: expected a cron expression, got {when!r:.200}: {error}") from None
     except StopIteration:
@@ -223,6 +223,8 @@ def _zone(name: str, timezone: object) -> tzinfo:
         raise ConfigError(
             f"timezone of {name!r}: expected a name such as 'Europe/Berlin' or a tzinfo, got {timezone!r}"
         )
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -246,13 +248,20 @@ def _check_zone(name: str, zone: tzinfo) -> None:
 # --- local times and instants ---------------------------------------------------------------------------------------
 
 
+def _fitting(expression: str, start: datetime) -> Iterator[datetime]:
+    """The local times after `start` that fit, without a zone."""
+    from cronsim import CronSim
+
+    return CronSim(expression, start)
+
+
 def _next_in_zone(expression: str, zone: tzinfo, instant_ms: int) -> int:
     minute, hour = expression.split(" ")[:2]
     now = datetime.fromtimestamp(instant_ms // 1000, zone)
     if minute.startswith("*") or hour.startswith("*"):
         return _next_shown(expression, zone, instant_ms, now)
     # In the order of local times the instants never decrease, so the first that is later is the next.
-    for local in CronSim(expression, now.replace(tzinfo=None, fold=0)):
+    for local in _fitting(expression, now.replace(tzinfo=None, fold=0)):
         at_ms = _first_instant(local, zone)
         if at_ms > instant_ms:
             return at_ms
@@ -267,7 +276,7 @@ def _next_shown(expression: str, zone: tzinfo, instant_ms: int, now: datetime) -
     if _offset(ahead) < _offset(now):
         start -= LONGEST_FOLD  # times that are past will be shown once more
     found: list[int] = []
-    for local in CronSim(expression, start):
+    for local in _fitting(expression, start):
         found += [at_ms for at_ms in _instants(local, zone) if at_ms > instant_ms]
         if found and local > local_now:
             return min(found)

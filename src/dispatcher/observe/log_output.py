@@ -24,7 +24,8 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 from ..errors import ConfigError
-from .logs import LOGGER_NAME, TaskContextFilter, clean
+from .logs import TaskContextFilter
+from .text import LOGGER_NAME, clean
 
 __all__ = ["ConsoleFormatter", "JsonFormatter", "LogFormat", "LogSetup", "configure_logging", "stand_in_setup"]
 

@@ -7,19 +7,19 @@ import waits. No command's logic belongs here.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 import click
 
 from ..errors import DispatcherError
-from ..observe.logs import LOGGER_NAME
+from ..observe.text import LOGGER_NAME
 from .failures import EXIT_INTERRUPTED, EXIT_USAGE, CliError, as_cli_error, internal_error
 
 __all__ = ["Commands", "cli", "main"]
@@ -51,7 +51,11 @@ class Commands(click.Group):
         module = COMMANDS[cmd_name][0] if cmd_name in COMMANDS else HIDDEN.get(cmd_name)
         if module is None:
             return None
-        command = importlib.import_module(f"{__package__}.{module}").command
+        gc.disable()  # nothing that loading makes is garbage, and looking through it costs a twentieth of the time
+        try:
+            command = importlib.import_module(f"{__package__}.{module}").command
+        finally:
+            gc.enable()
         assert isinstance(command, click.Command)
         return command
 
@@ -146,9 +150,11 @@ def _fill_standard_descriptors() -> None:
 
 
 def _version() -> str:
+    from importlib import metadata  # it brings a mail parser and an archive reader, for this one option
+
     try:
-        return version("dispatcher-queue")
-    except PackageNotFoundError:
+        return metadata.version("dispatcher-queue")
+    except metadata.PackageNotFoundError:
         return "unknown (not installed)"
 
 

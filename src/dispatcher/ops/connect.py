@@ -10,11 +10,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from ..brokers import TlsSettings, open_broker
+from ..brokers import TlsSettings, kind_of, open_broker
 from ..brokers.base import Broker, Session
-from ..brokers.memory import MemoryBroker
-from ..brokers.rabbitmq import RabbitBroker
-from ..brokers.sqlite import SqliteBroker
 from ..model.topology import Topology
 from ..observe.logs import LogObserver
 from ..runtime.app import Dispatcher
@@ -60,7 +57,7 @@ def shared_broker(place: Place) -> Broker:
     """The broker of `place`. Raises `CliError` for one that other processes cannot reach: what one sends there, no
     other ever sees."""
     broker = open_broker(place.url, place.tls)
-    if isinstance(broker, MemoryBroker):
+    if kind_of(place.url) == "memory":
         raise CliError(
             "a memory:// broker lives inside its own process: no other process can see what is in it",
             "name one that processes share, such as sqlite:///dispatcher.db: in $DISPATCHER_URL or in the app",
@@ -97,9 +94,10 @@ async def looking(place: Place, name: str, *, needs_queues: bool = True) -> Asyn
     Raises `CliError` where there is no broker yet, and for a broker that does not tell its queues and no app that does.
     """
     broker = shared_broker(place)
-    if isinstance(broker, SqliteBroker):
+    kind = kind_of(place.url)
+    if kind == "sqlite":
         _check_exists(place.url)
-    if needs_queues and isinstance(broker, RabbitBroker) and place.topology is None:
+    if needs_queues and kind == "rabbitmq" and place.topology is None:
         raise CliError(
             "RabbitMQ does not tell which queues it has",
             "name the app whose queues are meant, as in: dispatcher queues tasks:app",

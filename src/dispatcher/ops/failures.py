@@ -30,7 +30,7 @@ from ..errors import (
     StorageReadOnly,
     TopologyMissing,
 )
-from ..observe.logs import clean
+from ..observe.text import clean
 
 __all__ = [
     "EXIT_CONFIG",

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from ..brokers import open_broker
-from ..brokers.sqlite import SqliteBroker
+from ..brokers import kind_of
 from ..model.schedule import Schedule
 from ..runtime.app import Dispatcher
 from .connect import looking, place_of
@@ -97,7 +96,7 @@ def _show(listed: list[_Listed]) -> None:
 async def _fired(app: Dispatcher) -> dict[str, int | None]:
     """The last firings, where the broker can tell: that of a file that exists."""
     place = place_of(app)
-    if not isinstance(open_broker(place.url, place.tls), SqliteBroker):
+    if kind_of(place.url) != "sqlite":
         return {}
     try:
         async with looking(place, "dispatcher schedule") as session:

@@ -10,7 +10,7 @@ from typing import TextIO, cast
 
 import click
 
-from ..observe.logs import clean
+from ..observe.text import clean
 
 __all__ = [
     "SHOW_CURSOR",

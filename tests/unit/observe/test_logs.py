@@ -22,7 +22,8 @@ from dispatcher.observe.events import (
     WorkerStarted,
 )
 from dispatcher.observe.hooks import EventHub
-from dispatcher.observe.logs import LogObserver, TaskContextFilter, clean
+from dispatcher.observe.logs import LogObserver, TaskContextFilter
+from dispatcher.observe.text import clean
 
 RETRIED = TaskRetried("u-1", "send_email", "emails", 2, 4.0)
 FAILED = TaskFailed("u-1", "send_email", "emails", 1, 0.25, "ValueError", "no\nsuch address", "Traceback\n  line 1\n")

@@ -25,7 +25,7 @@ from ...amqp.url import parse_url
 from ...brokers import TlsSettings, open_broker
 from ...brokers.memory import MemoryBroker
 from ...brokers.sqlite import SqliteBroker
-from ...observe.logs import clean
+from ...observe.text import clean
 from ...runtime.settings import DEFAULT_URL
 from ..connect import place_of
 from ..failures import EXIT_CONFIG, EXIT_USAGE, CliError
