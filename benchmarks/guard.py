@@ -72,7 +72,7 @@ def _paths(scratch: FilePath) -> Iterator[dict[str, Path]]:
         yield paths
     finally:
         for queue in queues:
-            rabbitmq.delete(queue)
+            rabbitmq.delete(queue, [queue])
 
 
 def measure(paths: dict[str, Path], rounds: int, most_seconds: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
@@ -15,11 +16,11 @@ QUEUE = os.environ["BENCH_QUEUE"]
 
 dramatiq.set_broker(RabbitmqBroker(url=os.environ["BENCH_URL"], confirm_delivery=os.environ["BENCH_CONFIRM"] == "1"))
 
-TASKS = {
-    "noop": dramatiq.actor(work.noop, queue_name=QUEUE),
-    "timed": dramatiq.actor(work.timed, queue_name=QUEUE),
-    "io": dramatiq.actor(work.blocking_io, queue_name=QUEUE),
-    "cpu": dramatiq.actor(work.cpu, queue_name=QUEUE),
+TASKS: dict[str, Any] = {
+    "noop": dramatiq.actor(queue_name=QUEUE)(work.noop),
+    "timed": dramatiq.actor(queue_name=QUEUE)(work.timed),
+    "io": dramatiq.actor(queue_name=QUEUE)(work.blocking_io),
+    "cpu": dramatiq.actor(queue_name=QUEUE)(work.cpu),
 }
 
 

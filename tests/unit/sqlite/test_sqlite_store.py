@@ -16,7 +16,8 @@ from sqlite_rig import QUEUE, Driver, Rig, message, publish, soon, take
 from dispatcher.brokers.sqlite import engine as engine_module
 from dispatcher.brokers.sqlite import faults, file
 from dispatcher.brokers.sqlite.entries import Batch, Results
-from dispatcher.brokers.sqlite.store import _runs, wall_clock_ms
+from dispatcher.brokers.sqlite.statements import runs
+from dispatcher.brokers.sqlite.store import wall_clock_ms
 from dispatcher.errors import PublishRefused
 from dispatcher.model.topology import DELAY_EXCHANGE, Queue
 
@@ -100,9 +101,9 @@ def test_the_cost_is_flat_from_a_thousand_to_a_hundred_thousand(driver: Driver) 
 
 def test_runs_of_ids() -> None:
     """Neighbours become one range; what is alone, or nearly, does not."""
-    assert _runs([]) == ([], [])
-    assert _runs([7]) == ([], [7])
-    assert _runs([1, 2, 3, 4, 9, 11, 12, 20, 21, 22, 23, 24]) == ([(1, 4), (20, 24)], [9, 11, 12])
+    assert runs([]) == ([], [])
+    assert runs([7]) == ([], [7])
+    assert runs([1, 2, 3, 4, 9, 11, 12, 20, 21, 22, 23, 24]) == ([(1, 4), (20, 24)], [9, 11, 12])
 
 
 async def test_the_log_stays_short_under_load(rig: Rig) -> None:

@@ -23,12 +23,12 @@ from .catalog import Catalog, QueueInfo, load
 from .entries import MESSAGE_COLUMNS, Publish, Row, Settled, Window
 from .file import Database
 from .schema import PRIORITIES
+from .statements import CHUNKS, chunks, insert_messages, marks, runs
 
 __all__ = ["Store", "Work", "wall_clock_ms"]
 
 CLAIM_MAX = 1000
 PROMOTE_MAX = 1000
-CHUNKS = (64, 16, 4, 1)
 PAGE_BYTES = 4096
 
 USUAL = ("id", "queue_id", "rank", "published_at_ms", "exchange", "routing_key", "uuid", "headers", "body")
@@ -99,7 +99,9 @@ class Store:
         self.catalog: Catalog = self._snapshot(0)
         self.windows: list[Window] = []
         self.next_due_ms: int | None = None
-        self._inserts = {(columns, size): _insert(columns, size) for columns in (USUAL, FULL) for size in CHUNKS}
+        self._inserts = {
+            (columns, size): insert_messages(columns, size) for columns in (USUAL, FULL) for size in CHUNKS
+        }
 
     # --- the catalog --------------------------------------------------------------------------------------------
 
@@ -237,7 +239,7 @@ class Store:
         split = first + len(ready)
         rows = ready + [row for _, row in delayed]
         size = 0
-        for part in _chunks(rows):
+        for part in chunks(rows):
             columns = USUAL if max(map(len, part)) < len(USUAL) else FULL
             values: list[Any] = []
             for row in part:
@@ -265,18 +267,18 @@ class Store:
         """Forget messages that this session holds."""
         ids = self._free(settled, work)
         removed = 0
-        runs, singles = _runs(ids)
-        for run in runs:
+        in_a_row, singles = runs(ids)
+        for run in in_a_row:
             removed += self._execute(
                 "DELETE FROM held WHERE id BETWEEN ? AND ? AND session = ?", (*run, self.session)
             ).rowcount
             self._execute("DELETE FROM messages WHERE id BETWEEN ? AND ?", run)
-        for part in _chunks(singles):
-            marks = _marks(len(part))
+        for part in chunks(singles):
+            places = marks(len(part))
             removed += self._execute(
-                f"DELETE FROM held WHERE id IN ({marks}) AND session = ?", (*part, self.session)
+                f"DELETE FROM held WHERE id IN ({places}) AND session = ?", (*part, self.session)
             ).rowcount
-            self._execute(f"DELETE FROM messages WHERE id IN ({marks})", part)
+            self._execute(f"DELETE FROM messages WHERE id IN ({places})", part)
         self._check_fence(removed, len(ids))
         work.pages += 4 + len(ids) // 8
 
@@ -284,11 +286,11 @@ class Store:
         """Make messages that this session holds ready again, each in its old place. Counts no death."""
         ids = self._free(settled, work)
         removed = 0
-        for part in _chunks(ids):
-            marks = _marks(len(part))
-            self._execute(f"INSERT INTO ready SELECT queue_id, rank, id, 1 FROM messages WHERE id IN ({marks})", part)
+        for part in chunks(ids):
+            places = marks(len(part))
+            self._execute(f"INSERT INTO ready SELECT queue_id, rank, id, 1 FROM messages WHERE id IN ({places})", part)
             removed += self._execute(
-                f"DELETE FROM held WHERE id IN ({marks}) AND session = ?", (*part, self.session)
+                f"DELETE FROM held WHERE id IN ({places}) AND session = ?", (*part, self.session)
             ).rowcount
         self._check_fence(removed, len(ids))
         for _, window in settled:
@@ -416,37 +418,3 @@ class Store:
         # One statement for all: at four looks a second, two for each of 200 queues cost an idle worker 0.5 % of a core.
         found, self.next_due_ms = self._execute(LOOK + ", ".join(["(?)"] * len(queues)) + ") AS w", queues).fetchone()
         return bool(found) or (self.next_due_ms is not None and self.next_due_ms <= self.now_ms())
-
-
-def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    """`rows` in pieces of few different sizes, so that each statement is prepared once."""
-    start = 0
-    for size in CHUNKS:
-        while len(rows) - start >= size:
-            yield rows[start : start + size]
-            start += size
-
-
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
-def _insert(columns: Sequence[str], size: int) -> str:
-    """The statement that inserts `size` messages."""
-    row = f"({_marks(len(columns))})"
-    return f"INSERT INTO messages ({', '.join(columns)}) VALUES {', '.join([row] * size)}"
-
-
-def _runs(ids: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Ascending ids as runs of neighbours (first, last), and those that are not worth a statement of their own."""
-    runs: list[tuple[int, int]] = []
-    singles: list[int] = []
-    start = 0
-    for index in range(1, len(ids) + 1):
-        if index == len(ids) or ids[index] != ids[index - 1] + 1:
-            if index - start >= 4:
-                runs.append((ids[start], ids[index - 1]))
-            else:
-                singles += ids[start:index]
-            start = index
-    return runs, singles
