@@ -15,7 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika.exceptions import AMQPConnectionError, AMQPError
 
 from dispatcher.brokers.rabbitmq.ladder import way_to_exchange, way_to_queue
 from dispatcher.brokers.rabbitmq.specs import join
@@ -58,7 +59,10 @@ def connected(url: str) -> Iterator[BlockingChannel]:
     parameters = pika.URLParameters(url)
     parameters.heartbeat = 0  # nobody serves it while others are measured
     parameters.socket_timeout = parameters.blocked_connection_timeout = CONNECT_SECONDS
-    connection = pika.BlockingConnection(parameters)
+    try:
+        connection = pika.BlockingConnection(parameters)
+    except AMQPConnectorException as error:  # a handshake that takes too long: of none of pika's public kinds
+        raise AMQPConnectionError(str(error)) from error
     try:
         yield connection.channel()
     finally:
