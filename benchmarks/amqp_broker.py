@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 __all__ = ["VARIABLE", "BrokerMissing", "RabbitMq", "connected", "find_rabbitmq"]
@@ -74,7 +75,7 @@ def find_rabbitmq() -> RabbitMq:
     try:
         with connected(url) as channel:
             version = channel.connection._impl.server_properties["version"]
-    except (AMQPError, OSError) as error:
+    except (AMQPError, AMQPConnectorException, OSError) as error:  # the second: it does not answer in time
         raise BrokerMissing(
             f"no RabbitMQ answers at {place} ({type(error).__name__}); {VARIABLE} names another"
         ) from error
