@@ -84,7 +84,7 @@ def find_rabbitmq() -> RabbitMq:
     try:
         with connected(url) as channel:
             version = channel.connection._impl.server_properties["version"]
-    except (AMQPError, OSError) as error:
+    except (AMQPError, AMQPConnectorException, OSError) as error:  # the second: it does not answer in time
         raise BrokerMissing(
             f"no RabbitMQ answers at {place} ({type(error).__name__}); {VARIABLE} names another"
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["WORSE", "Baselines", "Verdict", "judge"]
+__all__ = ["WORSE", "Baselines", "Verdict", "judge", "too_dear"]
 
 WORSE = 1.25
 """So many times its baseline a path may cost before the guard fails."""
@@ -26,6 +26,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
     lines: list[str]
     failed: bool
+
+
+def too_dear(costs: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
+    """The paths that cost more than they may."""
+    return [path for path, cost in costs.items() if cost > WORSE * baseline.get(path, cost)]
 
 
 def judge(costs: Mapping[str, float], baselines: Baselines, python: str) -> Verdict:
@@ -45,16 +50,13 @@ def judge(costs: Mapping[str, float], baselines: Baselines, python: str) -> Verd
             failed=False,
         )
     lines: list[str] = []
-    worse: list[str] = []
+    worse = [f"{path} by {costs[path] / known[path] - 1:.0%}" for path in too_dear(costs, known)]
     for path, cost in costs.items():
         before = known.get(path)
         if before is None:
             lines.append(f"{path}: {cost:.2f}, no baseline; record it: {RECORD}")
             continue
-        change = cost / before
-        lines.append(f"{path}: {cost:.2f}, baseline {before:.2f}, {change - 1:+.0%}")
-        if change > WORSE:
-            worse.append(f"{path} by {change - 1:.0%}")
+        lines.append(f"{path}: {cost:.2f}, baseline {before:.2f}, {cost / before - 1:+.0%}")
     lines += [f"{path}: not measured, its broker is not here" for path in known if path not in costs]
     if worse:
         lines.append(

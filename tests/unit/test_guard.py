@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
 
 import pytest
-from benchmarks.guard import FILE, measure
+from benchmarks.guard import FILE, Least
 from benchmarks.guard_paths import Path
 from benchmarks.guard_verdict import WORSE, Baselines, judge
 
@@ -64,8 +63,9 @@ def test_the_recorded_baseline_can_be_read() -> None:
 
 def test_a_planted_slowdown_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that makes a few uuids and reads its body once more, in a loop, fails the guard against the same task without."""
-    path = {"memory, coroutine": Path("memory://", "coroutine", "guard")}
-    before = measure(path, rounds=2, most_seconds=0.0)
+    paths = {"memory, coroutine": Path("memory://", "coroutine", "guard")}
+    before = Least()
+    before.measure(paths, 3)
     plain = Path._tick
 
     def slower(self: Path) -> None:
@@ -74,7 +74,8 @@ def test_a_planted_slowdown_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         plain(self)
 
     monkeypatch.setattr(Path, "_tick", slower)
-    after: dict[str, Any] = measure(path, rounds=2, most_seconds=0.0)
-    verdict = judge(after, {"3.11": before}, "3.11")
+    after = Least()
+    after.measure(paths, 3)
+    verdict = judge(after.costs, {"3.11": before.costs}, "3.11")
     assert verdict.failed
     assert "memory, coroutine, drain by" in verdict.lines[-1]

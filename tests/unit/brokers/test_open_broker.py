@@ -35,7 +35,7 @@ def test_memory_is_a_private_broker_each_time() -> None:
 def test_sqlite_paths(url: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three slashes are relative, four absolute; nothing of a path is decoded; the path does not move with a later chdir."""
     opened: list[Path] = []
-    monkeypatch.setattr("dispatcher.brokers.SqliteBroker", opened.append)
+    monkeypatch.setattr("dispatcher.brokers.sqlite.SqliteBroker", opened.append)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     open_broker(url)
@@ -46,7 +46,7 @@ def test_sqlite_paths(url: str, expected: str, tmp_path: Path, monkeypatch: pyte
 def test_a_drive_on_windows(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With three slashes, as SQLAlchemy has it, or with four: no slash stands before the drive."""
     opened: list[Path] = []
-    monkeypatch.setattr("dispatcher.brokers.SqliteBroker", opened.append)
+    monkeypatch.setattr("dispatcher.brokers.sqlite.SqliteBroker", opened.append)
     monkeypatch.setattr("dispatcher.brokers._WINDOWS", True)
     open_broker("sqlite://" + place)
     assert "/C:" not in str(opened[0]).replace(str(Path.cwd()) + "/", "", 1)
