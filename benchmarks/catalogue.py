@@ -49,6 +49,11 @@ class Group(msgspec.Struct, frozen=True):
     cpu_for: int = 10_000
     note: str = ""
 
+    @property
+    def chart(self) -> str:
+        """The file of its chart; none without peers to compare."""
+        return f"bench-{self.name}.svg" if self.peers else ""
+
 
 GROUPS = (
     Group("publish", "Publish one by one, each awaited", "publish/huey-fsync", "huey fsync"),

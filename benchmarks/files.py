@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from .catalogue import CASES, GROUPS, Group
+from .catalogue import CASES, GROUPS
 from .charts import Bar, bars
 from .results import Results
 from .samples import Sample
 
-__all__ = ["Measured", "chart_name", "has_chart", "write_charts", "write_samples"]
+__all__ = ["Measured", "write_charts", "write_samples"]
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -38,15 +38,5 @@ def write_charts(folder: Path, results: Results) -> None:
             for case in CASES
             if case.name.startswith(group.name + "/") and (rate := results.rate(case.name)) is not None
         ]
-        if has_chart(group) and drawn:
-            bars(folder / chart_name(group), group.title, drawn, x=f"{group.what} a second")
-
-
-def has_chart(group: Group) -> bool:
-    """Whether a group has a chart: its cases are rates, and there are peers to compare them with."""
-    return bool(group.peers)
-
-
-def chart_name(group: Group) -> str:
-    """The file of a group's chart."""
-    return f"bench-{group.name}.svg"
+        if group.chart and drawn:
+            bars(folder / group.chart, group.title, drawn, x=f"{group.what} a second")

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .catalogue import CASES, GROUPS, Case, Group
-from .files import chart_name, has_chart
 from .results import Results, Spread
 from .targets import verdicts
 
@@ -32,8 +31,8 @@ def markdown(results: Results, command: str, folder: Path, rounds: int, rabbitmq
         ]
         if cases:
             lines += ["", f"### {group.title}"]
-            if has_chart(group):
-                lines += ["", f"![{group.title}](performance/{chart_name(group)})", ""]
+            if group.chart:
+                lines += ["", f"![{group.title}](performance/{group.chart})", ""]
             lines += _rates(results, group, cases) if group.is_rates else _figures(results, cases)
             lines += _notes(group, cases)
     return "\n".join(lines) + "\n"
