@@ -20,7 +20,7 @@ demo: ## see it work: thousands of real files processed, workers killed, nothing
 test: ## run all tests
 	@scripts/bootstrap dev
 	@scripts/rabbitmq install
-	@$(PYTHON_BIN) -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 test-rabbitmq4: ## run the RabbitMQ part of the tests on the newest RabbitMQ of Debian (as root)
 	@scripts/bootstrap dev
