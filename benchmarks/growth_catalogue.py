@@ -84,7 +84,9 @@ SWEEPS = (
         axis="queues",
         does="queues",
         option="",
-        steps=_both(1, 10, 100),
+        # With 1,024 file descriptors, as a shell has it, RabbitMQ 3.x answers nobody any more from 300 quorum queues on, and
+        # each queue of ours has two more beside it.
+        steps={"sqlite": (1, 10, 100), "rabbitmq": (1, 10, 50)},
         quick=(1, 10),
         judged=PUBLISH_AND_DRAIN,
         y=CPU,
