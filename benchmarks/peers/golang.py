@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .environments import FOLDER, Environments, tail
+from .environments import FOLDER, Environments
 
 __all__ = ["build_go"]
 
@@ -45,7 +45,7 @@ def build_go(environments: Environments) -> None:
         }
     except (ChildProcessError, subprocess.SubprocessError) as error:
         click.echo(f"the Go package is not measured:\n{said or error}", err=True)
-        environments.missing["go"] = f"the package could not be built: {tail(said or str(error))}"
+        environments.missing["go"] = "the package could not be fetched or built here"
 
 
 def _said(words: list[str], folder: Path) -> str:
