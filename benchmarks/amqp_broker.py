@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+import click
 import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -22,7 +23,7 @@ from dispatcher.brokers.rabbitmq.ladder import way_to_exchange, way_to_queue
 from dispatcher.brokers.rabbitmq.specs import join
 from dispatcher.model.topology import dead_queue
 
-__all__ = ["VARIABLE", "BrokerMissing", "RabbitMq", "connected", "find_rabbitmq"]
+__all__ = ["VARIABLE", "BrokerMissing", "RabbitMq", "connected", "find_rabbitmq", "rabbitmq_if_any"]
 
 VARIABLE = "DISPATCHER_TEST_AMQP_URL"
 LOCAL = "amqp://guest:guest@localhost:5672/"
@@ -67,6 +68,17 @@ def connected(url: str) -> Iterator[BlockingChannel]:
         yield connection.channel()
     finally:
         connection.close()
+
+
+def rabbitmq_if_any() -> RabbitMq | None:
+    """`find_rabbitmq`, or None where there is none, which is said. `ClickException` where one was named."""
+    try:
+        return find_rabbitmq()
+    except BrokerMissing as error:
+        if os.environ.get(VARIABLE):
+            raise click.ClickException(str(error)) from error
+        click.echo(f"RabbitMQ is not measured: {error}", err=True)
+        return None
 
 
 def find_rabbitmq() -> RabbitMq:

@@ -33,10 +33,12 @@ def write_samples(path: Path, command: str, machine: str, results: Results) -> N
 def write_charts(folder: Path, results: Results) -> None:
     """Draw every table of rates of which something was measured."""
     for group in GROUPS:
+        if not group.chart:
+            continue  # its figures are no rates, or stand alone
         drawn = [
             Bar(case.title, rate.median, rate.least, rate.most, case.title.startswith("Dispatcher"))
             for case in CASES
             if case.name.startswith(group.name + "/") and (rate := results.rate(case.name)) is not None
         ]
-        if group.chart and drawn:
+        if drawn:
             bars(folder / group.chart, group.title, drawn, x=f"{group.what} a second")

@@ -19,7 +19,7 @@ from secrets import token_hex
 import click
 import msgspec
 
-from .amqp_broker import BrokerMissing, find_rabbitmq
+from .amqp_broker import rabbitmq_if_any
 from .guard_paths import REFERENCE_TASKS, Path, reference
 from .guard_verdict import Baselines, judge, too_dear
 
@@ -72,10 +72,8 @@ def _paths(scratch: FilePath) -> Iterator[dict[str, Path]]:
     for kind in KINDS:
         paths[f"memory, {kind}"] = Path("memory://", kind, name)
         paths[f"sqlite, {kind}"] = Path(f"sqlite:///{scratch}/{kind}.db", kind, name)
-    try:
-        rabbitmq = find_rabbitmq()
-    except BrokerMissing as error:
-        click.echo(f"guard: RabbitMQ is not measured: {error}")
+    rabbitmq = rabbitmq_if_any()
+    if rabbitmq is None:
         yield paths
         return
     queues = [f"{name}.{kind}" for kind in KINDS]

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from .amqp_broker import VARIABLE, BrokerMissing, RabbitMq, find_rabbitmq
+from .amqp_broker import RabbitMq, rabbitmq_if_any
 from .catalogue import Case
 from .report import file_system
 
@@ -35,12 +35,8 @@ class Surroundings(msgspec.Struct):
         needs = {need for case in cases for need in case.needs}
         found = cls({})
         if "rabbitmq" in needs:
-            try:
-                found.rabbitmq = find_rabbitmq()
-            except BrokerMissing as error:
-                if os.environ.get(VARIABLE):
-                    raise click.ClickException(str(error)) from error
-                click.echo(f"RabbitMQ is not measured: {error}", err=True)
+            found.rabbitmq = rabbitmq_if_any()
+            if found.rabbitmq is None:
                 found.missing["rabbitmq"] = "no broker"
         if "librabbitmq" in needs and found.rabbitmq is not None:
             found.c_client = _compiled(scratch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from ..amqp_broker import VARIABLE, BrokerMissing, RabbitMq, connected, find_rabbitmq
+from ..amqp_broker import RabbitMq, connected, rabbitmq_if_any
 from .catalogue import Setup
 from .worker import PeerFailed
 
@@ -75,12 +75,8 @@ def services(names: set[str], scratch: Path) -> Iterator[Services]:
     """What of `names` is to be had; a Redis that was started is ended again."""
     found = Services()
     if "rabbitmq" in names:
-        try:
-            found.rabbitmq = find_rabbitmq()
-        except BrokerMissing as error:
-            if os.environ.get(VARIABLE):
-                raise click.ClickException(str(error)) from error
-            click.echo(f"RabbitMQ is not measured: {error}", err=True)
+        found.rabbitmq = rabbitmq_if_any()
+        if found.rabbitmq is None:
             found.missing["rabbitmq"] = "no RabbitMQ"
     if "redis" not in names:
         yield found

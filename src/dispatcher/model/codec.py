@@ -58,7 +58,6 @@ _decode = msgspec.json.Decoder(DecodedTask).decode
 _decode_nullable = msgspec.json.Decoder(_NullableArgs).decode
 _encode = msgspec.json.Encoder().encode
 _is_name = NAME_PATTERN.fullmatch
-_encoders = dict(ENCODERS)  # a plain dictionary answers twice as fast as a read-only view of one
 
 
 def encode_body(uuid: str, name: str, args: Sequence[TaskArgument], *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -70,7 +69,7 @@ def encode_body(uuid: str, name: str, args: Sequence[TaskArgument], *, max_bytes
     index = 0
     try:  # one for all: this is the publisher's hot path, and `index` says where it stopped
         for arg in args:
-            value = _encoders[arg.type](arg.value)
+            value = ENCODERS[arg.type](arg.value)
             if value is not arg.value:
                 changed[index] = TaskArgument(arg.type, value)
             index += 1

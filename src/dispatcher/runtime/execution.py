@@ -252,10 +252,10 @@ class Execution:
         else:
             outer = self._wrapped(place, executor, call)
             outer.on_end = tell_end
-            if place == "loop":
-                run.call = (
-                    outer  # it is stopped together with what is around it; a process itself, and middleware sees it
-                )
+            if (
+                place == "loop"
+            ):  # stopped together with what is around it; a process is stopped itself, and middleware sees it
+                run.call = outer
             run.ended = self._loop_executor.submit(outer)
 
     def _end(self, run: Run, call: Call, suspected: int, on_end: OnEnd, result: Result) -> None:

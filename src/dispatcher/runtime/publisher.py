@@ -112,15 +112,14 @@ class Publisher:
         """Publish one task. Raises `ArgumentError` before anything is sent, else a `PublishError`."""
         message = self._message_of(task)
         sent, deadline = self._send(message)
-        accepted = False
         if sent is not None:
             try:  # its usual end, awaited here: every coroutine in between is paid for by each publish
                 await sent
-                accepted = True
             except (DispatcherError, TimeoutError):
                 pass  # it is looked at again by who tries on
-        if not accepted:
-            await self._until_accepted(message, sent, deadline)
+            else:
+                return self._accepted(task, message)
+        await self._until_accepted(message, sent, deadline)
         return self._accepted(task, message)
 
     async def publish_many(self, tasks: Iterable[Task]) -> list[Receipt]:

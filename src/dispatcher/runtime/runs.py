@@ -12,9 +12,7 @@ from typing import Any
 
 from ..brokers.base import Delivery, Session
 from ..model.outcome import (
-    ACK,
     HAND_BACK,
-    RETURNED,
     Cancelled,
     CutShort,
     DeadLetter,
@@ -195,7 +193,7 @@ class Runs:
 
     def cancel(self, uuid: str) -> None:
         """The sender of task `uuid` has cancelled it: tell its runs here, and stop those that can be stopped."""
-        for run in self._runs:
+        for run in tuple(self._runs):  # one that had not begun yet ends at once
             if run.running and run.call is not None and run.item.uuid == uuid and run.cancelled is None:
                 item, ready = run.item, run.prepared
                 why = self._execution.cancel_of(ready) if isinstance(ready, Ready) else None
@@ -204,6 +202,8 @@ class Runs:
                 self._hub.emit(TaskCancelling(item.uuid, item.task, item.delivery.queue, item.attempt))
                 run.cancelled = why
                 run.ask_to_cancel(why)
+                if not run.running:
+                    continue
                 if run.timer is not None:
                     run.timer.cancel()
                 run.timer = asyncio.get_running_loop().call_later(CANCEL_PATIENCE_SECONDS, self._unheeded, run, why)
@@ -332,8 +332,6 @@ def _identity(delivery: Delivery) -> tuple[int, bytes]:
 
 def _fate(result: Result, ready: Ready, attempt: int) -> Outcome:
     """`decide`, with a user's own retry rule that raises turned into the end of its attempts."""
-    if result is RETURNED:
-        return ACK
     try:
         return decide(result, ready.task.retry, attempt)
     except BaseException as error:  # the rule is user code: whatever it raises, the task must still get a fate

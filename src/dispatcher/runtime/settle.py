@@ -76,21 +76,18 @@ class Settler:
 
     def settle_now(self, item: Unsettled, outcome: Outcome) -> bool:
         """Carry out an outcome that needs no copy. False where `settle_with_copy` must be awaited instead."""
-        kind = type(outcome)
-        if kind is not Ack and kind is not HandBack:
-            return False
         try:
-            if kind is Ack:
+            if isinstance(outcome, Ack):
                 item.delivery.ack()
-            else:
+                if outcome.discarded is not None:
+                    self._emit(TaskDiscarded, item, outcome.discarded)
+            elif isinstance(outcome, HandBack):
                 item.delivery.reject()
+                self._emit(TaskHandedBack, item)
+            else:
+                return False
         except DeliveryLost:
             self._emit(TaskSettledElsewhere, item)
-            return True
-        if isinstance(outcome, HandBack):
-            self._emit(TaskHandedBack, item)
-        elif isinstance(outcome, Ack) and outcome.discarded is not None:
-            self._emit(TaskDiscarded, item, outcome.discarded)
         return True
 
     def hand_back(self, delivery: Delivery) -> None:

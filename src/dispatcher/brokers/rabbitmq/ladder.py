@@ -124,7 +124,7 @@ def strip(headers: Mapping[str, Any]) -> dict[str, Any]:
     no death. What the broker noted of other queues stays.
     """
     kept = dict(headers)
-    kept.pop(names.PUBLISH, None)
+    kept.pop(names.PUBLISH, None)  # every message of ours has it; the others only what was delayed
     if not _OF_THE_WAY.isdisjoint(kept):
         kept = {name: value for name, value in kept.items() if name not in _OF_THE_WAY}
     if "x-death" not in kept:  # nearly always; no other note of a death comes without it
