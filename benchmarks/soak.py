@@ -32,6 +32,9 @@ __all__ = ["main"]
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "performance"
 EVERY_SECONDS = 10.0
+BURST = 2_000
+"""Tasks sent at once before the steady rate: every slot is taken, every thread is there, the file and its log have their size,
+so that what grows afterwards is kept for no reason."""
 SENDER_DEADLINE_SECONDS = 600.0
 """After the time that sending should take."""
 
@@ -69,9 +72,9 @@ def main(minutes: float, per_second: float, place: Place) -> None:
 def _run(soak: Soak) -> None:
     """Send and look until all is sent, then wait for the last task. RuntimeError if any is missing, or a process ends."""
     count = round(soak.minutes * 60 * soak.per_second)
-    options = msgspec.json.encode({"count": count, "per_second": soak.per_second}).decode()
+    options = msgspec.json.encode({"burst": BURST, "count": count, "per_second": soak.per_second}).decode()
     words = [sys.executable, "-m", "benchmarks.child", "soak_tasks:send", options]
-    with started(WORKER, count) as worker:
+    with started(WORKER, BURST + count) as worker:
         with Path(os.environ["BENCH_FILE"]).with_name("sender.log").open("wb") as log:
             sender = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:

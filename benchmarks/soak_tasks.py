@@ -33,22 +33,23 @@ async def stumbles(number: int) -> None:
     meter.tick()
 
 
-def send(count: int, per_second: float) -> Sample:
-    """Send `count` tasks at a steady rate."""
+def send(burst: int, count: int, per_second: float) -> Sample:
+    """Send `burst` tasks at once, then `count` at a steady rate."""
 
-    async def send_from(numbers: Iterator[int]) -> None:
+    async def send_from(numbers: Iterator[int], begun: float) -> None:
         for number in numbers:
             await asyncio.sleep(begun + number / per_second - time.perf_counter())
             await _send(number)
 
     async def run() -> Sample:
         async with app:
+            await asyncio.gather(*(_send(number) for number in range(burst)))
             watch = Stopwatch()
+            begun = time.perf_counter()
             numbers = iter(range(count))
-            await asyncio.gather(*(send_from(numbers) for _ in range(SENDERS)))
+            await asyncio.gather(*(send_from(numbers, begun) for _ in range(SENDERS)))
             return watch.sample(count)
 
-    begun = time.perf_counter()
     return asyncio.run(run())
 
 
