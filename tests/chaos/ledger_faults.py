@@ -77,9 +77,13 @@ def forget_redelivered() -> None:
 
 
 def short_lease() -> None:
-    """A process that is stopped counts as dead after three seconds."""
+    """A process that is stopped counts as dead after three seconds; everything that bears on it is as much shorter.
+
+    A stop with the write lock in its hand lasts for all: whoever notices that must grant the others their time, as with a minute.
+    """
     members.LEASE_MS = 3_000
-    engine.HEARTBEAT_SECONDS = 0.25
+    engine.HEARTBEAT_SECONDS = 1.0
+    engine.STALL_SECONDS = 0.5
 
 
 FAULTS: dict[str, Callable[[], None]] = {

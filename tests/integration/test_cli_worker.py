@@ -155,6 +155,15 @@ def test_closed_standard_descriptors_do_not_matter(cli: Cli, redirect: str) -> N
     assert worker.matches("note closed") and not worker.matches("worker_process.ended|supervisor.lost")
 
 
+@pytest.mark.parametrize("processes", [(), ("-p", "2")])
+def test_the_prefetch_reaches_every_worker(cli: Cli, processes: tuple[str, ...]) -> None:
+    """It is held apart from the limit, and passed on by a supervisor."""
+    worker = cli.worker("-c", "1", "--prefetch", "3", *processes)
+    worker.wait_for("worker.started.* limit=1 prefetch=3")
+    worker.signal(signal.SIGTERM)
+    assert worker.exit_code() == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -162,6 +171,7 @@ def test_closed_standard_descriptors_do_not_matter(cli: Cli, redirect: str) -> N
         (("--grace", "-1"), "expected a number of seconds, 0 or more, got '-1'"),
         (("-c", "many"), "expected a whole number, 1 to 65535, got 'many'"),
         (("-c", "0"), "expected a whole number, 1 to 65535, got '0'"),
+        (("--prefetch", "0"), "expected a whole number, 1 to 65535, got '0'"),
         (("-p", "513"), "expected a whole number, 1 to 512, got '513'"),
     ],
 )

@@ -205,7 +205,7 @@ async def the_app() -> None:
         assert_type(task.name, str)
     assert_type(app.queues, tuple[Queue, ...])
     await app.run_worker(queues=None, limit=32, burst=False)
-    await app.run_worker(["emails"], name="w", grace_seconds=None)
+    await app.run_worker(["emails"], name="w", grace_seconds=None, prefetch=64)
 
     await app.run_worker(limit="32")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await app.run_worker(queue="emails")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

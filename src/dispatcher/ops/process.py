@@ -194,6 +194,7 @@ async def _work(app: Dispatcher, options: WorkerOptions) -> None:
                 burst=options.burst,
                 name=options.name,
                 grace_seconds=options.grace_seconds,
+                prefetch=options.prefetch,
             )
         except BrokerUnavailable:
             if app.config.reconnection_retries is not None:

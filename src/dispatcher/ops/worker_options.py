@@ -21,12 +21,13 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options that every worker process gets.
 
     `queues`: comma-separated, empty means those of the app's tasks. `grace_seconds`: None waits for running tasks.
-    `name`: None leaves it to the app.
+    `name`: None leaves it to the app. `prefetch`: None is as in `Dispatcher.run_worker`.
     """
 
     target: str
     queues: str
     limit: int
+    prefetch: int | None
     burst: bool
     level: str
     log_format: str
@@ -44,6 +45,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         words = ["--limit", str(self.limit), "--log-level", self.level, "--log-format", self.log_format]
         if self.queues:
             words += ["--queues", self.queues]
+        if self.prefetch is not None:
+            words += ["--prefetch", str(self.prefetch)]
         if self.burst:
             words.append("--burst")
         if self.grace_seconds is not None:
@@ -64,6 +67,11 @@ def worker_options(function: Function) -> Function:
         click.option(
             "-c", "--limit", default=32, show_default=True, type=WholeNumber(1, 65_535),
             help="Tasks running at once in one process.",
+        ),
+        click.option(
+            "--prefetch", default=None, type=WholeNumber(1, 65_535),
+            help="Tasks taken from each queue and not done yet, running ones included; what waits here no other worker can have."
+            "  [default: the limit, and as many again where a task can overrun its timeout]",
         ),
         click.option("--burst", is_flag=True, help="End when the queues are empty."),
         click.option(

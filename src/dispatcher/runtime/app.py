@@ -331,10 +331,12 @@ class Dispatcher:
         *,
         name: str | None = None,
         grace_seconds: float | None = None,
+        prefetch: int | None = None,
     ) -> None:
         """Run the app's tasks until cancelled.
 
         `queues`: None means all of the app's. `limit`: tasks running at once, over all queues together.
+        `prefetch`: deliveries of each queue held unsettled; None is as in `WorkerConfig`.
         Its schedules fire here or in another such worker, whichever queues it works on.
         `burst`: return once the queues are empty, and fire no schedule. `name`: of the workers, shown in the broker; None is
         host and pid.
@@ -349,7 +351,7 @@ class Dispatcher:
             server = self.server
             workers = []
             for queue in chosen:
-                config = WorkerConfig(_worker_name(server, name, queue), queue, (), limit)
+                config = WorkerConfig(_worker_name(server, name, queue), queue, (), limit, prefetch)
                 workers.append(await server.new_worker(config, self._registry, slots=slots))
             scheduler = Scheduler(server, () if burst else tuple(self._periodic.values()))
             await run_until_told(server, workers, scheduler, burst, grace_seconds)
