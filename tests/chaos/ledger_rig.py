@@ -224,7 +224,7 @@ class Stage:
         worker that holds no message, which would show nothing.
         """
         for _ in range(SUSPEND_TRIES):
-            if not actor.freeze():
+            if actor.paused or not actor.freeze():  # paused: another suspension chose it between two tries of this one
                 return
             try:
                 pid = actor.process.pid
