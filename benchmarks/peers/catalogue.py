@@ -151,7 +151,8 @@ PEERS = (
         "saq_app",
         ("saq[redis,hiredis] >=0.24", "typing_extensions"),
         ("saq", "redis"),
-        note="`concurrency` raised from 10; `ttl=-1`, so that no result is kept; hiredis; logs off (`--quiet`).",
+        note="`concurrency` raised from 10; `ttl=-1`, so that no result is kept; hiredis; logs off (`--quiet`);"
+        " swept once before its worker starts, whose own first sweep would run the task that it has just taken twice.",
     ),
     Peer(
         "streaq",

@@ -13,6 +13,9 @@ from .. import work
 
 __all__ = ["depth", "opened", "send", "settings"]
 
+SWEEP_SECONDS = 3600
+"""How long it counts as swept."""
+
 queue = Queue.from_url(os.environ["BENCH_URL"], name=os.environ["BENCH_QUEUE"])
 
 
@@ -42,6 +45,9 @@ settings = {
 @asynccontextmanager
 async def opened() -> AsyncIterator[None]:
     await queue.connect()
+    # A worker sweeps when it starts, unless another has done so of late, and takes for stuck what it is just dequeuing: it would
+    # run the first task twice.
+    await queue.sweep(lock=SWEEP_SECONDS)
     try:
         yield
     finally:
