@@ -39,7 +39,7 @@ check: ## formatting, lint and types
 	@$(PYTHON_BIN) -m pyright --pythonpath $(PYTHON_BIN)
 	@echo "check: all well"
 
-guard: ## see that no task got a quarter dearer in CPU than benchmarks/guard.json says
+guard: ## see that no task got a quarter dearer in CPU than recorded
 	@scripts/bootstrap dev
 	@$(PYTHON_BIN) -m benchmarks.guard $(ARGS)
 

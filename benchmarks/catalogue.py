@@ -111,7 +111,7 @@ ACKS_NOTE = "one ack for 50 deliveries"
 def _amqp(name: str, title: str, does: str, count: int, note: str) -> Case:
     """A case of one AMQP client."""
     needs: tuple[Need, ...] = ("rabbitmq", "librabbitmq") if name.endswith("librabbitmq") else ("rabbitmq",)
-    return Case(f"amqp-{name}", title, f"amqp_{does}", {"count": count}, needs=needs, note=note)
+    return Case(f"amqp-{name}", title, f"amqp.{does}", {"count": count}, needs=needs, note=note)
 
 
 CASES = (
@@ -179,51 +179,67 @@ CASES = (
     _amqp(
         "publish/dispatcher",
         "Dispatcher",
-        "dispatcher:publish",
+        "our_client:publish",
         30_000,
         f"asyncio, callbacks; {WINDOW_NOTE}; a fourth header numbers the publish, so that a return can be told from others.",
     ),
-    _amqp("publish/pika", "pika", "pika:publish", 15_000, f"`SelectConnection`, callbacks; {WINDOW_NOTE}."),
+    _amqp("publish/pika", "pika", "pika_client:publish", 15_000, f"`SelectConnection`, callbacks; {WINDOW_NOTE}."),
     _amqp(
         "publish/py-amqp",
         "py-amqp",
-        "blocking:pyamqp_publish",
+        "blocking_clients:pyamqp_publish",
         8000,
         f"`confirm_select`, confirms by `drain_events`; {WINDOW_NOTE}; `connection.blocked` is not negotiated, so that a"
         " publish need not look for it first.",
     ),
-    _amqp("publish/aiormq", "aiormq", "asyncio:aiormq_publish", 5000, f"asyncio; {COROUTINES_NOTE}."),
-    _amqp("publish/aio-pika", "aio-pika", "asyncio:aio_pika_publish", 5000, f"asyncio, `connect`; {COROUTINES_NOTE}."),
+    _amqp("publish/aiormq", "aiormq", "asyncio_clients:aiormq_publish", 5000, f"asyncio; {COROUTINES_NOTE}."),
     _amqp(
-        "publish/librabbitmq", "librabbitmq (C)", "blocking:librabbitmq_publish", 30_000, f"one thread; {WINDOW_NOTE}."
+        "publish/aio-pika",
+        "aio-pika",
+        "asyncio_clients:aio_pika_publish",
+        5000,
+        f"asyncio, `connect`; {COROUTINES_NOTE}.",
+    ),
+    _amqp(
+        "publish/librabbitmq",
+        "librabbitmq (C)",
+        "blocking_clients:librabbitmq_publish",
+        30_000,
+        f"one thread; {WINDOW_NOTE}.",
     ),
     _amqp(
         "consume/dispatcher",
         "Dispatcher",
-        "dispatcher:consume",
+        "our_client:consume",
         30_000,
         "asyncio, a callback; each delivery is acked, and the client joins the acks of one turn of the event loop.",
     ),
-    _amqp("consume/pika", "pika", "pika:consume", 15_000, f"`SelectConnection`, a callback; {ACKS_NOTE}."),
-    _amqp("consume/py-amqp", "py-amqp", "blocking:pyamqp_consume", 8000, f"`drain_events`, a callback; {ACKS_NOTE}."),
+    _amqp("consume/pika", "pika", "pika_client:consume", 15_000, f"`SelectConnection`, a callback; {ACKS_NOTE}."),
+    _amqp(
+        "consume/py-amqp",
+        "py-amqp",
+        "blocking_clients:pyamqp_consume",
+        8000,
+        f"`drain_events`, a callback; {ACKS_NOTE}.",
+    ),
     _amqp(
         "consume/aiormq",
         "aiormq",
-        "asyncio:aiormq_consume",
+        "asyncio_clients:aiormq_consume",
         8000,
         f"asyncio, a coroutine; {ACKS_NOTE}, which is not waited for.",
     ),
     _amqp(
         "consume/aio-pika",
         "aio-pika",
-        "asyncio:aio_pika_consume",
+        "asyncio_clients:aio_pika_consume",
         8000,
         f"asyncio, `connect`, a coroutine; {ACKS_NOTE}.",
     ),
     _amqp(
         "consume/librabbitmq",
         "librabbitmq (C)",
-        "blocking:librabbitmq_consume",
+        "blocking_clients:librabbitmq_consume",
         30_000,
         f"one thread, `amqp_consume_message`; {ACKS_NOTE}.",
     ),

@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from .amqp_broker import RabbitMq, rabbitmq_if_any
 from .catalogue import Case
+from .rabbitmq import RabbitMq, rabbitmq_if_any
 from .report import file_system
 
 __all__ = ["Surroundings", "compile_package", "disk_folder"]
 
-C_SOURCE = Path(__file__).with_name("amqp_peer.c")
+C_SOURCE = Path(__file__).parent / "amqp" / "peer.c"
 
 
 class Surroundings(msgspec.Struct):

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from ..amqp_broker import RabbitMq, connected, rabbitmq_if_any
+from ..rabbitmq import RabbitMq, connected, rabbitmq_if_any
 from .catalogue import Setup
 from .worker import PeerFailed
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import amqp_message
+from benchmarks.amqp import message as amqp_message
 from benchmarks.catalogue import CASES, GROUPS
 from benchmarks.report import BEGIN, END, markdown, write
 from benchmarks.results import Results
@@ -15,7 +15,7 @@ from benchmarks.targets import verdicts
 
 PUBLISH = next(group for group in GROUPS if group.name == "publish")
 DRAIN = next(group for group in GROUPS if group.name == "drain")
-C_SOURCE = Path(__file__).parents[2] / "benchmarks" / "amqp_peer.c"
+C_SOURCE = Path(__file__).parents[2] / "benchmarks" / "amqp" / "peer.c"
 
 
 def rates(**by_case: list[float]) -> Results:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmarks import growth_page, soak_results
 from benchmarks.footprint import Footprint, file_mb, footprint
-from benchmarks.growth_catalogue import SWEEPS, Place, cases
-from benchmarks.growth_results import Growth, Measured, Step, verdicts
+from benchmarks.growth import page as growth_page
+from benchmarks.growth.catalogue import SWEEPS, Place, cases
+from benchmarks.growth.results import Growth, Measured, Step, verdicts
 from benchmarks.marks import MARK_EVERY, Crowd, Marks
 from benchmarks.samples import Sample
-from benchmarks.soak_results import Reading, Soak, drift
+from benchmarks.soak import results as soak_results
+from benchmarks.soak.results import Reading, Soak, drift
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WAITING = next(sweep for sweep in SWEEPS if sweep.name == "waiting")
@@ -33,7 +34,7 @@ def waited(place: Place, step: int, *drain_us: float) -> Step:
 
 def test_every_sweep_is_measured_by_a_function_that_exists() -> None:
     """It is found by its name in another process: a slip would show only there."""
-    tree = ast.parse((BENCHMARKS / "growth_cases.py").read_text())
+    tree = ast.parse((BENCHMARKS / "growth" / "cases.py").read_text())
     taken = {
         node.name: {argument.arg for argument in node.args.args}
         for node in tree.body

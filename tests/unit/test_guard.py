@@ -6,9 +6,9 @@ import json
 import uuid
 
 import pytest
-from benchmarks.guard import FILE, Least
-from benchmarks.guard_paths import Path
-from benchmarks.guard_verdict import WORSE, Baselines, judge
+from benchmarks.guard.__main__ import FILE, Least
+from benchmarks.guard.paths import Path
+from benchmarks.guard.verdict import WORSE, Baselines, judge
 
 BASELINES: Baselines = {"3.11": {"memory, coroutine, drain": 2.0, "rabbitmq, coroutine, drain": 3.0}}
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from dispatcher import RetryPolicy, current_task
 
-from .dispatcher_app import HEADERS, app, coroutine, function, meter
-from .samples import Sample, Stopwatch
+from ..dispatcher_app import HEADERS, app, coroutine, function, meter
+from ..samples import Sample, Stopwatch
 
 __all__ = ["app", "send", "stumbles"]
 

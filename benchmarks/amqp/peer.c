@@ -3,7 +3,7 @@
  *
  * The broker's URL is $BENCH_URL, the name of queue and exchange $BENCH_QUEUE. Prints "begin" when the clock starts and
  * then one line: seconds of wall time, seconds of CPU. Exits with 1, and says what failed, on anything unexpected.
- * What it sends is what benchmarks/amqp_message.py says; the two are kept equal by hand.
+ * What it sends is what benchmarks/amqp/message.py says; the two are kept equal by hand.
  */
 
 #if __has_include(<rabbitmq-c/amqp.h>)

@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 
-from .amqp_message import (
+from ..samples import Sample, Stopwatch
+from .message import (
     ACK_EVERY,
     BODY,
     CONTENT_TYPE,
@@ -21,9 +22,8 @@ from .amqp_message import (
     attempt,
     message_id,
 )
-from .amqp_pika import filled_queue
-from .amqp_queue import QUEUE, URL, check_depth, new_queue
-from .samples import Sample, Stopwatch
+from .pika_client import filled_queue
+from .queue import QUEUE, URL, check_depth, new_queue
 
 __all__ = ["librabbitmq_consume", "librabbitmq_publish", "pyamqp_consume", "pyamqp_publish"]
 
@@ -111,7 +111,7 @@ def _pyamqp() -> Any:
 
 
 def _librabbitmq(what: str, count: int) -> Sample:
-    """One run of `amqp_peer.c`, which was compiled before. Its own clocks count, and the broker's CPU from its `begin` on."""
+    """One run of `peer.c`, which was compiled before. Its own clocks count, and the broker's CPU from its `begin` on."""
     words = [os.environ["BENCH_C_CLIENT"], what, str(count)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

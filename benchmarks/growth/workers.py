@@ -1,4 +1,4 @@
-"""`python -m benchmarks.growth_workers WORKERS`: a program with so many workers on one connection, spread over the queues."""
+"""`python -m benchmarks.growth.workers WORKERS`: a program with so many workers on one connection, spread over the queues."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dispatcher import WorkerConfig
 from dispatcher.observe.log_output import configure_logging
 
-from .dispatcher_app import QUEUES, app, coroutine
+from ..dispatcher_app import QUEUES, app, coroutine
 
 __all__: list[str] = []
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .charts import Line, lines
-from .growth_catalogue import PLACES, SWEEPS, Sweep
-from .growth_page import chart_name
-from .growth_results import Growth, Measured
+from ..charts import Line, lines
+from .catalogue import PLACES, SWEEPS, Sweep
+from .page import chart_name
+from .results import Growth, Measured
 
 __all__ = ["draw"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pika
 
-from .amqp_message import (
+from ..samples import Sample, Stopwatch
+from .message import (
     ACK_EVERY,
     BODY,
     CONTENT_TYPE,
@@ -19,8 +20,7 @@ from .amqp_message import (
     attempt,
     message_id,
 )
-from .amqp_queue import QUEUE, URL, check_depth, new_queue
-from .samples import Sample, Stopwatch
+from .queue import QUEUE, URL, check_depth, new_queue
 
 __all__ = ["consume", "filled_queue", "publish"]
 

@@ -7,12 +7,12 @@ from statistics import linear_regression, mean
 
 import msgspec
 
-from .footprint import Footprint
-from .growth_catalogue import PLACES, Place
+from ..footprint import Footprint
+from ..growth.catalogue import PLACES, Place
 
 __all__ = ["BEGIN", "Drift", "Reading", "Soak", "drift", "markdown"]
 
-BEGIN = "<!-- measured: written by `python -m benchmarks.soak_page`, do not edit -->"
+BEGIN = "<!-- measured: written by `python -m benchmarks.soak.page`, do not edit -->"
 
 WARM_UP = 1 / 6
 """The share of the time that a process may take to come to its size: ten minutes of an hour."""

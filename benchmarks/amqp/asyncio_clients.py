@@ -9,10 +9,10 @@ from typing import Any
 import aio_pika
 import aiormq
 
-from .amqp_message import ACK_EVERY, BODY, CONTENT_TYPE, HEADERS, PREFETCH, WINDOW, attempt, message_id
-from .amqp_pika import filled_queue
-from .amqp_queue import QUEUE, URL, check_depth, new_queue
-from .samples import Sample, Stopwatch
+from ..samples import Sample, Stopwatch
+from .message import ACK_EVERY, BODY, CONTENT_TYPE, HEADERS, PREFETCH, WINDOW, attempt, message_id
+from .pika_client import filled_queue
+from .queue import QUEUE, URL, check_depth, new_queue
 
 __all__ = ["aio_pika_consume", "aio_pika_publish", "aiormq_consume", "aiormq_publish"]
 

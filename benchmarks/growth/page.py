@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .growth_catalogue import PLACES, SWEEPS, Place, Sweep
-from .growth_results import FLAT, Growth, Measured, Step, verdicts
-from .report import show, title_of
+from ..report import show, title_of
+from .catalogue import PLACES, SWEEPS, Place, Sweep
+from .results import FLAT, Growth, Measured, Step, verdicts
 
 __all__ = ["BEGIN", "chart_name", "markdown"]
 
@@ -27,7 +27,7 @@ def markdown(growth: Growth, charts: str = "") -> str:
 
 
 def chart_name(sweep: Sweep) -> str:
-    """The file that `growth_charts` draws the sweep in."""
+    """The file that `charts` draws the sweep in."""
     return f"growth-{sweep.name}.svg"
 
 

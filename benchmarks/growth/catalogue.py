@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .catalogue import Case
+from ..catalogue import Case
 
 __all__ = ["PLACES", "SWEEPS", "Judged", "Place", "Sweep", "cases"]
 
@@ -201,7 +201,7 @@ def _case(sweep: Sweep, place: Place, step: int, quick: bool) -> Case:
     return Case(
         f"{sweep.name}/{place}-{step}",
         f"{step:,}",
-        f"growth_cases:{sweep.does}",
+        f"growth.cases:{sweep.does}",
         options | ({"count": count} if sweep.count else {}),
         once=sweep.once_from is not None and step >= sweep.once_from,
         needs=("rabbitmq",) if place == "rabbitmq" else (),

@@ -1,8 +1,8 @@
-"""`make bench-growth`: what a task costs as queues, workers, bodies and delays grow, on both brokers.
+"""The command line of `make bench-growth`, and the run.
 
     python -m benchmarks.growth [--only NAME] [--rounds N] [--quick] [--million] [--write]
 
-The command line and the run. Each sweep that was measured is kept as JSON, in place of what was measured of it before; the page
+Each sweep that was measured is kept as JSON, in place of what was measured of it before; the page
 and the charts are made of that.
 """
 
@@ -17,18 +17,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from .catalogue import Case
-from .growth_catalogue import SWEEPS, Place, Sweep, cases
-from .growth_charts import draw
-from .growth_page import BEGIN, markdown
-from .growth_results import Growth, Measured, Step
-from .report import machine, write
-from .rounds import Failed, Unmet, measured
-from .surroundings import Surroundings, compile_package, disk_folder
+from ..catalogue import Case
+from ..report import machine, write
+from ..rounds import Failed, Unmet, measured
+from ..surroundings import Surroundings, compile_package, disk_folder
+from .catalogue import SWEEPS, Place, Sweep, cases
+from .charts import draw
+from .page import BEGIN, markdown
+from .results import Growth, Measured, Step
 
 __all__ = ["main"]
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "performance-growth.md"
 CHARTS = DOCS / "performance"
 KEPT = CHARTS / "growth.json"

@@ -7,9 +7,9 @@ from statistics import median
 
 import msgspec
 
-from .growth_catalogue import PLACES, SWEEPS, Judged, Place, Sweep
-from .results import Spread
-from .samples import Sample
+from ..results import Spread
+from ..samples import Sample
+from .catalogue import PLACES, SWEEPS, Judged, Place, Sweep
 
 __all__ = ["FLAT", "Growth", "Measured", "Step", "Verdict", "verdicts"]
 

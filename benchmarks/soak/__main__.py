@@ -1,7 +1,7 @@
-"""`python -m benchmarks.soak`: a worker at a steady rate for an hour, and what it takes of the machine meanwhile.
+"""The command line of the soak, and the run.
 
 A worker process as users start it and a sender process; every ten seconds their memory, open files and threads are read, and
-the size of the database or the depth of the queue. The readings are on disk after each, as JSON; `soak_page` draws them.
+the size of the database or the depth of the queue. The readings are on disk after each, as JSON; `page` draws them.
 It must never pass for good if a task is missing: at the end, every one that was sent has run.
 """
 
@@ -18,18 +18,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from .amqp_broker import connected
-from .catalogue import Case
-from .footprint import file_mb, footprint
-from .growth_catalogue import Place
-from .processes import WorkerProcess, started
-from .report import machine
-from .soak_results import Reading, Soak
-from .surroundings import Surroundings, compile_package, disk_folder
+from ..catalogue import Case
+from ..footprint import file_mb, footprint
+from ..growth.catalogue import Place
+from ..processes import WorkerProcess, started
+from ..rabbitmq import connected
+from ..report import machine
+from ..surroundings import Surroundings, compile_package, disk_folder
+from .results import Reading, Soak
 
 __all__ = ["main"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "performance"
 EVERY_SECONDS = 10.0
 BURST = 2_000
@@ -38,7 +38,7 @@ so that what grows afterwards is kept for no reason."""
 SENDER_DEADLINE_SECONDS = 600.0
 """After the time that sending should take."""
 
-WORKER = ("-m", "dispatcher", "worker", "benchmarks.soak_tasks:app")
+WORKER = ("-m", "dispatcher", "worker", "benchmarks.soak.tasks:app")
 PACKAGES = ("dispatcher-queue", "msgspec")
 
 
@@ -73,7 +73,7 @@ def _run(soak: Soak) -> None:
     """Send and look until all is sent, then wait for the last task. RuntimeError if any is missing, or a process ends."""
     count = round(soak.minutes * 60 * soak.per_second)
     options = msgspec.json.encode({"burst": BURST, "count": count, "per_second": soak.per_second}).decode()
-    words = [sys.executable, "-m", "benchmarks.child", "soak_tasks:send", options]
+    words = [sys.executable, "-m", "benchmarks.child", "soak.tasks:send", options]
     with started(WORKER, BURST + count) as worker:
         with Path(os.environ["BENCH_FILE"]).with_name("sender.log").open("wb") as log:
             sender = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -16,15 +16,15 @@ from typing import Any
 
 from dispatcher.runtime.app_task import AppTask
 
-from .footprint import footprint
-from .growth_tasks import HEADERS, QUEUES, app, coroutine, marked, sized, timed
-from .marks import Crowd
-from .processes import started
-from .samples import Sample, Stopwatch
+from ..footprint import footprint
+from ..marks import Crowd
+from ..processes import started
+from ..samples import Sample, Stopwatch
+from .tasks import HEADERS, QUEUES, app, coroutine, marked, sized, timed
 
 __all__ = ["bodies", "delayed", "memory", "processes", "queues", "waiting", "workers"]
 
-WORKER = ("-m", "dispatcher", "worker", "benchmarks.growth_tasks:app")
+WORKER = ("-m", "dispatcher", "worker", "benchmarks.growth.tasks:app")
 CHUNK = 20_000
 """Tasks in one `publish_many` of what only has to be there: its receipts would weigh on what is measured."""
 
@@ -70,7 +70,7 @@ def queues(count: int) -> Sample:
 def workers(workers: int, count: int) -> Sample:
     """One process with `workers` workers on one connection, spread over the queues."""
     asyncio.run(_published(count))
-    with started(("-m", "benchmarks.growth_workers", str(workers)), count) as worker:
+    with started(("-m", "benchmarks.growth.workers", str(workers)), count) as worker:
         drained = worker.sample()
         worker.drain()
     asyncio.run(_expect_empty())

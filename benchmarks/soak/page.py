@@ -1,4 +1,4 @@
-"""`python -m benchmarks.soak_page`: the table and the chart of what the soaks in docs/performance read."""
+"""`python -m benchmarks.soak.page`: the table and the chart of what the soaks in docs/performance read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from .charts import Line, lines
-from .growth_catalogue import PLACES
-from .report import write
-from .soak_results import BEGIN, Soak, markdown
+from ..charts import Line, lines
+from ..growth.catalogue import PLACES
+from ..report import write
+from .results import BEGIN, Soak, markdown
 
 __all__ = ["main"]
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "performance-growth.md"
 FOLDER = DOCS / "performance"
 CHART = "soak-memory.svg"

@@ -15,10 +15,10 @@ from dispatcher.amqp.properties import encode_properties
 from dispatcher.amqp.tables import encode_table
 from dispatcher.amqp.url import parse_url
 
-from .amqp_message import BODY, CONTENT_TYPE, HEADERS, PREFETCH, REFILL, WINDOW, attempt, message_id
-from .amqp_pika import filled_queue
-from .amqp_queue import QUEUE, URL, check_depth, new_queue
-from .samples import Sample, Stopwatch
+from ..samples import Sample, Stopwatch
+from .message import BODY, CONTENT_TYPE, HEADERS, PREFETCH, REFILL, WINDOW, attempt, message_id
+from .pika_client import filled_queue
+from .queue import QUEUE, URL, check_depth, new_queue
 
 __all__ = ["consume", "publish"]
 

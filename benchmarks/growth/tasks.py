@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .dispatcher_app import HEADERS, QUEUE, QUEUES, app, coroutine, meter, timed
-from .marks import Marks
+from ..dispatcher_app import HEADERS, QUEUE, QUEUES, app, coroutine, meter, timed
+from ..marks import Marks
 
 __all__ = ["HEADERS", "QUEUE", "QUEUES", "app", "coroutine", "marked", "sized", "timed"]
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.guard`: fails when the CPU that a task costs got a quarter worse than `guard.json` says.
+"""The command line of `make guard`, and the run.
 
 It runs many short rounds, in each of them every path and the reference work side by side, and takes the least of each:
 whatever else the machine does can only add. For the same reason a path that seems too dear gets many more rounds before
-it is called so. `guard_paths` is what runs, `guard_verdict` what is made of it.
+it is called so.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from secrets import token_hex
 import click
 import msgspec
 
-from .amqp_broker import rabbitmq_if_any
-from .guard_paths import REFERENCE_TASKS, Path, reference
-from .guard_verdict import Baselines, judge, too_dear
+from ..rabbitmq import rabbitmq_if_any
+from .paths import REFERENCE_TASKS, Path, reference
+from .verdict import Baselines, judge, too_dear
 
 __all__ = ["FILE", "Least", "main"]
 
-FILE = FilePath(__file__).with_name("guard.json")
+FILE = FilePath(__file__).with_name("baseline.json")
 TASKS = 300
 ROUNDS = 12
 MOST_SECONDS = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from .amqp_broker import connected
+from ..rabbitmq import connected
 
 __all__ = ["QUEUE", "URL", "check_depth", "new_queue"]
 
