@@ -68,9 +68,9 @@ def drift(readings: Sequence[Reading], figure: Callable[[Reading], float]) -> Dr
     return Drift(mean(values[:level]), mean(values[-level:]), linear_regression(hours, values).slope)
 
 
+# Not the share of memory (PSS): it grows when another process that maps the same libraries ends.
 FIGURES: dict[str, Callable[[Reading], float]] = {
     "worker, resident memory, MB": lambda reading: reading.worker.rss_mb,
-    "worker, its share of memory (PSS), MB": lambda reading: reading.worker.pss_mb,
     "worker, open files": lambda reading: reading.worker.files,
     "worker, threads": lambda reading: reading.worker.threads,
     "sender, resident memory, MB": lambda reading: reading.sender.rss_mb,
