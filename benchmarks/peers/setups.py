@@ -36,9 +36,18 @@ NO_ACK = "no fsync, no ack"
 
 WORK = (
     _ours("dispatcher-32", "Dispatcher, coroutines, limit 32", (), note="`dispatcher worker` without options."),
-    _ours("dispatcher", "Dispatcher, coroutines, limit 500", ("-c", "500"), note="`-c 500`, the peers' number."),
     _ours(
-        "dispatcher-plain", "Dispatcher, plain functions, limit 500", ("-c", "500"), variables=PLAIN, note="`-c 500`."
+        "dispatcher",
+        "Dispatcher, coroutines, limit 500",
+        ("-c", "500", "--prefetch", "1000"),
+        note="`-c 500`, the peers' number, and `--prefetch 1000`.",
+    ),
+    _ours(
+        "dispatcher-plain",
+        "Dispatcher, plain functions, limit 500",
+        ("-c", "500", "--prefetch", "1000"),
+        variables=PLAIN,
+        note="the same.",
     ),
     _ours(
         "dispatcher-sqlite",
