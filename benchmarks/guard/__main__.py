@@ -111,7 +111,7 @@ class Least:
     def costs(self) -> dict[str, float]:
         """What a task costs on each path, in tasks of the reference work."""
         unit = self._reference_seconds / REFERENCE_TASKS
-        return {key: seconds / TASKS / unit for key, seconds in self._seconds.items()}
+        return {key: seconds / unit for key, seconds in self._seconds.items()}
 
 
 if __name__ == "__main__":
