@@ -63,7 +63,10 @@ class Growth(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`near` and `far` are medians; `times` is the median of the ratios, each taken within a round."""
+    """`near` and `far` are medians; `times` is the median of the ratios, each taken within a round.
+
+    What was measured in fewer rounds than its near end is held against the median of that.
+    """
 
     what: str
     place: Place
@@ -95,10 +98,11 @@ def _verdict(sweep: Sweep, judged: Judged, place: Place, steps: Sequence[Step]) 
     else:
         pairs = [(from_here[0], from_here[-1])] if len(from_here) > 1 else []
     for near, far in pairs:
-        values = [
-            (first[judged.against or judged.figure], last[judged.figure])
-            for first, last in zip(near.rounds, far.rounds, strict=False)
-        ]
+        before = [figures[judged.against or judged.figure] for figures in near.rounds]
+        after = [figures[judged.figure] for figures in far.rounds]
+        if len(after) < len(before):  # it was measured once, minutes from any round
+            before = [median(before)] * len(after)
+        values = list(zip(before, after, strict=False))
         steps_text = f"{near.step:,}" if near is far else f"{near.step:,} to {far.step:,}"
         yield Verdict(
             f"{sweep.title}: {judged.title}",

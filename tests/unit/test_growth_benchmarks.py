@@ -77,6 +77,14 @@ def test_growth_is_judged_within_a_round() -> None:
     assert found["publish, CPU"].times == 1.0
 
 
+def test_what_is_measured_once_is_held_against_all_rounds() -> None:
+    """The first round of the near end may have been a lucky one."""
+    growth = Growth([measured("waiting", [waited("sqlite", 1000, 20, 30, 31), waited("sqlite", 10**6, 33)])])
+    found = {verdict.what.rpartition(": ")[2]: verdict for verdict in verdicts(growth)}
+    assert found["drain, CPU"].times == pytest.approx(1.1)
+    assert found["drain, CPU"].near == 30
+
+
 def test_a_cost_that_grows_is_shown_as_growing() -> None:
     """In the table of what stays flat; each broker is judged by itself."""
     steps = [waited("sqlite", 1000, 20), waited("sqlite", 10**6, 30), waited("rabbitmq", 1000, 20)]
