@@ -22,6 +22,7 @@ from ..base import BrowsedMessage, Message
 from .delivery import counted_deliveries, raw_headers, read_headers, target_of
 from .ladder import is_service
 from .translate import refusal
+from .version import Features
 
 __all__ = ["Browse"]
 
@@ -45,11 +46,16 @@ REMOVED = 0
 _TAG_BITS = 48
 
 
+NACK_IS_FREE = (4, 3)
+"""From this release on `basic.nack` counts no death; before, it counts like the end of a channel, which keeps the order too."""
+
+
 class Browse:
     """The messages that one look holds. It keeps no body, and about 100 bytes for each message."""
 
-    def __init__(self, open_channel: Callable[[], Awaitable[Channel]]) -> None:
+    def __init__(self, open_channel: Callable[[], Awaitable[Channel]], features: Features) -> None:
         self._open_channel = open_channel
+        self._nacks = features.version >= NACK_IS_FREE
         self._channels: dict[int, Channel] = {}
         self._windows = 0
         self._queues: set[str] = set()
@@ -160,7 +166,9 @@ class Browse:
         for channel in self._channels.values():  # one after the other, for the order
             if channel.is_open:
                 given_back += channel.state.acks.unsettled
-                channel.hand_back_all()
+                if self._nacks:
+                    # RabbitMQ 3.10 returns what one nack names in the order of a hash, unless the channel's end overtakes it.
+                    channel.hand_back_all()
             await channel.close()
         if given_back:
             await self._until_returned(given_back)

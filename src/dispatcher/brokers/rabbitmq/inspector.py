@@ -78,7 +78,7 @@ class RabbitInspector:
         """The delayed ones come last. While it lasts their delays stand still."""
         if await self._passive(queue) is None:
             raise _absent(queue)
-        browse = Browse(self._open_channel)
+        browse = Browse(self._open_channel, self._features)
         self._open.setdefault(queue, []).append(browse)
         try:
             async with aclosing(browse.messages(queue)) as waiting:
@@ -117,7 +117,7 @@ class RabbitInspector:
             try:
                 for closing in list(self._open.get(queue, ())):
                     await closing.closed()
-                browse = Browse(self._open_channel)
+                browse = Browse(self._open_channel, self._features)
                 try:
                     wanted = self._wanted.pop(queue)
                     await self._remove_all(browse, queue, set(wanted), removed)
