@@ -147,7 +147,7 @@ async def rabbitmq(url: str, broker: RabbitMq, users: Roles | None = None) -> As
     yield Rig(
         open_broker(url if users is None else users.url("work")),
         lose,
-        hand_backs_count=features.version < (4, 3),  # from there on `basic.nack` is free
+        hand_backs_count=not features.nack_is_free,
         priorities=_as_it_is if features.quorum_priorities == "strict" else _with_priorities,
         max_length_is_soft=True,
         operator=None if users is None else open_broker(users.url("install")),

@@ -46,16 +46,12 @@ REMOVED = 0
 _TAG_BITS = 48
 
 
-NACK_IS_FREE = (4, 3)
-"""From this release on `basic.nack` counts no death; before, it counts like the end of a channel, which keeps the order too."""
-
-
 class Browse:
     """The messages that one look holds. It keeps no body, and about 100 bytes for each message."""
 
     def __init__(self, open_channel: Callable[[], Awaitable[Channel]], features: Features) -> None:
         self._open_channel = open_channel
-        self._nacks = features.version >= NACK_IS_FREE
+        self._nacks = features.nack_is_free
         self._channels: dict[int, Channel] = {}
         self._windows = 0
         self._queues: set[str] = set()
@@ -167,7 +163,8 @@ class Browse:
             if channel.is_open:
                 given_back += channel.state.acks.unsettled
                 if self._nacks:
-                    # RabbitMQ 3.10 returns what one nack names in the order of a hash, unless the channel's end overtakes it.
+                    # Where it is not free it counts like the channel's end, which keeps the order: 3.10 returns what one nack
+                    # names in that of a hash.
                     channel.hand_back_all()
             await channel.close()
         if given_back:

@@ -34,6 +34,7 @@ class Features(msgspec.Struct, frozen=True):
     """What of RabbitMQ's history makes a difference here.
 
     `quorum_priorities`: a quorum queue refuses `x-max-priority` on every version, and orders by itself since 4.0.
+    `nack_is_free`: `basic.nack` counts no delivery; before, it counts one as the end of a channel does.
     `consumer_timeout_argument`: `x-consumer-timeout` of `basic.consume` is heeded; before, it is ignored in silence.
 
     Source: RabbitMQ's release notes of 4.0.1 and 4.3.0; each was tried on 3.10.8 and 4.3.6.
@@ -41,6 +42,7 @@ class Features(msgspec.Struct, frozen=True):
 
     version: ServerVersion
     quorum_priorities: PriorityOrder
+    nack_is_free: bool
     consumer_timeout_argument: bool
 
 
@@ -62,5 +64,6 @@ def features_of(version: ServerVersion) -> Features:
     return Features(
         version,
         quorum_priorities="strict" if since_43 else "two levels" if version >= (4, 0) else "none",
+        nack_is_free=since_43,
         consumer_timeout_argument=since_43,
     )
